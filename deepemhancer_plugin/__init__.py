@@ -1,0 +1,15 @@
+"""Enhancement of cryo-EM maps: a Scipion plugin and the `deepemhancer` command.
+
+Importing this package needs neither Scipion nor TensorFlow: `Plugin` is imported when somebody asks for it (PEP 562), so that the
+core also imports in the inference environment, where Scipion is absent.
+"""
+__version__ = "1.0.0"
+_logo = "icon.png"
+_references = ["SanchezGarcia2021", "RamirezAportela2022", "RamirezAportela2019"]
+
+
+def __getattr__(name):
+    if name == "Plugin":
+        from deepemhancer_plugin.plugin import Plugin
+        return Plugin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
