@@ -1,14 +1,15 @@
 """Cleaning against scikit-image's pieces put together as the original program does, and against closed forms."""
 import numpy as np
 import pytest
-from deepemhancer_plugin.core.cleaning import Removed, remove_small_components
-from deepemhancer_plugin.core.errors import InputError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 from skimage.morphology import closing
+
+from deepemhancer_plugin.core.cleaning import Removed, remove_small_components
+from deepemhancer_plugin.core.errors import InputError
 
 
 def blobs(shape=(24, 28, 32), seed=0, count=12):

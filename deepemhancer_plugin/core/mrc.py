@@ -162,9 +162,9 @@ def read_mask(path: str | os.PathLike[str], like: Map, sampling_rate: float | No
 def check_output(path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]]) -> None:
     """Raise InputError unless a map can be written to `path` without touching one of the inputs (links are followed)."""
     path = os.fspath(path)
-    folder, name = os.path.split(os.path.abspath(path))
-    if not name or path.endswith(os.sep) or os.path.isdir(path):
-        raise InputError(f"output {path}: a folder: give the name of a file in it")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not path or path.endswith(os.sep) or os.path.isdir(path):
+        raise InputError(f"output {path or repr(path)}: a folder: give the name of a file in it")
     if not os.path.isdir(folder):
         raise InputError(f"output {path}: there is no folder {folder}: make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -374,8 +374,11 @@ def _voxels(path: str, header: np.recarray, stream: BufferedIOBase) -> np.ndarra
             raise InputError(f"{path}: truncated: {index * buffer.size + count} bytes of voxels, and the header announces "
                              f"{len(sections) * buffer.size} ({header.nx} x {header.ny} x {header.nz}, mode {header.mode})")
         section[...] = buffer.view(dtype).reshape(section.shape)
-    if stream.read(1):
-        _warn(f"{path}: the file is longer than its header says; what follows the voxels is ignored")
+    surplus = 0
+    while rest := stream.read(2**20):  # to the end, where compressed files have their checksum
+        surplus += len(rest)
+    if surplus:
+        _warn(f"{path}: {surplus} bytes more than the header announces follow the voxels; they are ignored")
     return data
 
 
@@ -494,14 +497,15 @@ def _two_spectra(data: np.ndarray, sampling_rate: float, highest: float) -> tupl
     kept = [np.abs(f) <= highest for f in frequencies]
     kz, ky, kx = (f[k] for f, k in zip(frequencies, kept, strict=True))
     z, y, x = ((np.arange(n, dtype=np.float32) - n // 2) / (n / 2) for n in data.shape)
-    mean = data.mean(dtype=np.float64)
+    mean = np.float32(data.mean(dtype=np.float64))
+    peak = max(data.max() - mean, mean - data.min())  # voxels of any size stay within float32 when squared
     shape = len(z), len(ky), len(kx)
     transforms, weights = (np.empty(shape, np.complex64), np.empty(shape, np.complex64)), [0.0, 0.0]
     for index, plane in enumerate(data):
         radius = np.sqrt(z[index] ** 2 + y[:, None] ** 2 + x**2)  # 1 at the faces of the box
         middle = _falling(radius, 0.6, 0.8)
         for k, window in enumerate((middle, (1 - middle) * _falling(radius, 0.85, 0.95))):
-            transforms[k][index] = fft.rfft2((plane - np.float32(mean)) * window)[kept[1]][:, kept[2]]
+            transforms[k][index] = fft.rfft2((plane - mean) / peak * window)[kept[1]][:, kept[2]]
             weights[k] += float(np.square(window).sum())
     length = max(data.shape) * sampling_rate
     shell = np.rint(np.sqrt(kz[:, None, None] ** 2 + ky[:, None] ** 2 + kx**2) * length).astype(np.int32).ravel()
