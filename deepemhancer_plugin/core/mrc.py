@@ -498,7 +498,7 @@ def _two_spectra(data: np.ndarray, sampling_rate: float, highest: float) -> tupl
     kz, ky, kx = (f[k] for f, k in zip(frequencies, kept, strict=True))
     z, y, x = ((np.arange(n, dtype=np.float32) - n // 2) / (n / 2) for n in data.shape)
     mean = np.float32(data.mean(dtype=np.float64))
-    peak = max(data.max() - mean, mean - data.min())  # voxels of any size stay within float32 when squared
+    peak = max(data.max() - mean, mean - data.min(), np.finfo(np.float32).tiny)  # so that squares stay within float32
     shape = len(z), len(ky), len(kx)
     transforms, weights = (np.empty(shape, np.complex64), np.empty(shape, np.complex64)), [0.0, 0.0]
     for index, plane in enumerate(data):
@@ -513,7 +513,7 @@ def _two_spectra(data: np.ndarray, sampling_rate: float, highest: float) -> tupl
     spectra = []
     for transform, weight in zip(transforms, weights, strict=True):
         power = np.abs(fft.fft(transform, axis=0)[kept[0]]) ** 2
-        spectra.append(np.bincount(shell, power.ravel()) / np.maximum(counts, 1) / weight)
+        spectra.append(np.bincount(shell, power.ravel()) / np.maximum(counts, 1) / max(weight, 1.0))
     return np.arange(len(counts)) / length, spectra[0], spectra[1]
 
 
