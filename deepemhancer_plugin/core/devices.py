@@ -281,7 +281,7 @@ def free_host_memory() -> int:
 
 
 def _cgroup_files(version2: str, version1: str) -> list[str]:
-    """Texts of a control file in the process's group and all groups above it, as all their limits hold; "" where one is missing."""
+    """Texts of a control file in the process's group and in all above it, as all their limits hold; "" where one is missing."""
     texts = []
     for line in _read(_PROC / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -342,8 +342,8 @@ def plan_tiles(shape: Sequence[int], bytes_per_voxel: float, free_bytes: int, ha
             best = min(best, (rank, cuts)) if best else (rank, cuts)
     if best is None:
         smallest, whole = (n * bytes_per_voxel / _GIB for n in (math.prod(axis[-1][1] for axis in axes), math.prod(padded)))
-        raise InputError(f"not enough memory: a map of {' x '.join(map(str, shape))} voxels needs {smallest:.2g} GB in its smallest "
-                         f"tiles ({whole:.2g} GB as a whole), {free_bytes / _GIB:.2g} GB are free: free some, or use a device "
+        raise InputError(f"not enough memory: a map of {' x '.join(map(str, shape))} voxels needs {smallest:.2g} GB in its "
+                         f"smallest tiles ({whole:.2g} GB as a whole), {free_bytes / _GIB:.2g} GB are free: free some, or use a device "
                          "with more")
     z, y, x = (t for _, t in best[1])
     starts = [[min(i * (t - 2 * halo), n - t) for i in range(k)] for (k, t), n in zip(best[1], padded, strict=True)]
@@ -353,7 +353,7 @@ def plan_tiles(shape: Sequence[int], bytes_per_voxel: float, free_bytes: int, ha
 
 
 def _cuts(length: int, halo: int, multiple: int) -> list[tuple[int, int]]:
-    """All sensible (number, length) of equal tiles along an axis: the shortest tiles of each number, as their overlap is 2 halo."""
+    """All sensible (number, length) of equal tiles along an axis: the shortest ones of each number, overlapping by 2 halo."""
     cuts, number = [(1, length)], 2
     while True:
         tile = math.ceil((length + (number - 1) * 2 * halo) / number / multiple) * multiple
