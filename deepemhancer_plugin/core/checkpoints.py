@@ -71,6 +71,7 @@ class OfficialModel:
         nodes: the graph, each layer after those that it reads; the first is the input, the last the output.
     """
 
+    kind = "official"
     name: str
     path: str
     sha256: str

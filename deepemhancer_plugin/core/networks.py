@@ -18,11 +18,11 @@ class Architecture:
     channels: int = 2
     widths: tuple[int, ...] = (48, 96, 160, 192)
     blocks: tuple[int, ...] = (2, 2, 2, 2)
-    norm: str = "none"
+    norm: str = "layer"
 
     @property
     def stride(self) -> int:
-        """Boxes are padded to a multiple of this many voxels."""
+        """The edges of a window are multiples of this many voxels."""
         return 2 ** len(self.widths)
 
     def to_dict(self) -> dict[str, Any]:
@@ -30,20 +30,15 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(int(values["channels"]), tuple(map(int, values["widths"])), tuple(map(int, values["blocks"])), str(values["norm"]))
 
 
 class Embedded:
-    """The embedded network in three parts, so that a large map passes through it in tiles without a difference (inference.py).
+    """The embedded network, `model`: voxels (N, z, y, x, channels) -> enhanced voxels (N, z, y, x, 1), edges multiples of `stride`.
 
-    `entry`   voxels (N, z, y, x, channels) -> features at 2 A (N, z/2, y/2, x/2, widths[0]) and at 4 A (N, z/4, y/4, x/4, widths[1])
-    `inner`   features at 4 A -> features at 4 A: a U-Net over the coarser levels, most of the reach and an eighth of the memory
-    `exit`    features at 2 A, features at 4 A -> enhanced voxels (N, z, y, x, 1)
-    `model`   the three together
-
-    2x2x2 voxels become features at the entrance (space to depth) and features voxels at the exit, with nothing lost. No statistics over the
-    tile: every voxel is computed from its surroundings alone, so the result does not depend on the tiling. Residual blocks start as the
-    identity (He et al. 2016; Zhang et al. 2019, "Fixup"), which makes them train without batch statistics.
+    A residual U-Net. 2x2x2 voxels become features at the entrance (space to depth) and features voxels at the exit, with nothing lost and at an
+    eighth of the cost. No statistics over the window: the features of each voxel are normalised by themselves. Residual blocks start as the
+    identity (Zhang et al. 2019, "Fixup Initialization").
     """
 
     def __init__(self, architecture: Architecture):
@@ -74,38 +69,19 @@ class Embedded:
         x = layers.Conv3D(8 * architecture.channels, 2, strides=2, use_bias=False, kernel_initializer=_space_to_depth, trainable=False,
                           name="space_to_depth", dtype="float32")(voxels)
         x = layers.Conv3D(widths[0], 3, padding="same", activation="relu", kernel_initializer="he_normal", name="first")(x)
-        fine = level(x, 0, "down")
-        self.entry = keras.Model(voxels, [fine, down(fine, 0)], name="entry")
-
-        coarse = keras.Input((None, None, None, widths[1]), name="coarse")
-        x, skips = coarse, []
-        for number in range(1, len(widths)):
+        skips = []
+        for number in range(len(widths)):
             x = level(x, number, "down")
             if number < len(widths) - 1:
                 skips.append(x)
                 x = down(x, number)
-        for number in range(len(widths) - 2, 0, -1):
+        for number in range(len(widths) - 2, -1, -1):
             x = layers.Add(name=f"join{number}")([skips.pop(), up(x, number)])
             x = level(x, number, "up")
-        self.inner = keras.Model(coarse, x, name="inner")
-
-        fine_in = keras.Input((None, None, None, widths[0]), name="fine")
-        coarse_in = keras.Input((None, None, None, widths[1]), name="coarse_again")
-        x = layers.Add(name="join0")([fine_in, up(coarse_in, 0)])
-        x = level(x, 0, "up")
         x = layers.Conv3D(8, 3, padding="same", kernel_initializer="zeros", name="last", dtype="float32")(x)
         x = layers.Conv3DTranspose(1, 2, strides=2, use_bias=False, kernel_initializer=_depth_to_space, trainable=False,
                                    name="depth_to_space", dtype="float32")(x)
-        self.exit = keras.Model([fine_in, coarse_in], x, name="exit")
-
-        fine, coarse = self.entry(voxels)
-        self.model = keras.Model(voxels, self.exit([fine, self.inner(coarse)]), name="embedded")
-
-    @property
-    def reach(self) -> int:
-        """How far, in voxels, `entry` and `exit` together look beyond a voxel: the halo of a tile, a multiple of 4."""
-        convolutions = 1 + 2 * self.architecture.blocks[0] + 2 * self.architecture.blocks[0] + 1
-        return -4 * (-2 * (convolutions + 1) // 4)
+        self.model = keras.Model(voxels, x, name="embedded")
 
 
 def _space_to_depth(shape, dtype=None):
@@ -138,7 +114,7 @@ def save_weights(path, network: Embedded, facts: dict[str, Any]) -> None:
 
     import numpy as np
 
-    arrays = {v.path: np.asarray(v).astype(np.float16) for v in network.model.trainable_variables}
+    arrays: dict[str, Any] = {v.path: np.asarray(v).astype(np.float16) for v in network.model.trainable_variables}
     temporary = Path(path).with_suffix(".tmp.npz")
     np.savez(temporary, architecture=json.dumps(network.architecture.to_dict()), facts=json.dumps(facts), **arrays)
     os.replace(temporary, path)
@@ -147,6 +123,7 @@ def save_weights(path, network: Embedded, facts: dict[str, Any]) -> None:
 def load_weights(path) -> tuple[Embedded, dict[str, Any]]:
     """The network that `save_weights` wrote, and its facts. InputError when the file is none of ours or damaged."""
     import json
+    import struct
     import zipfile
 
     import numpy as np
@@ -162,7 +139,9 @@ def load_weights(path) -> tuple[Embedded, dict[str, Any]]:
                     raise InputError(f"{path}: {variable.path} has shape {values.shape} or non-finite values; {tuple(variable.shape)} is right")
                 variable.assign(values.astype(np.float32))
             return network, json.loads(str(data["facts"]))
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a weights file of this program ({error}); give one written by `deepemhancer train`") from error
+    except InputError:
+        raise
+    # What NumPy, zipfile, json and Keras raise on foreign and damaged files, which their documentation does not say.
+    except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, struct.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a weights file of this program ({reason}); give one written by `deepemhancer train`") from error

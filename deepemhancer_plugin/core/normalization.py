@@ -28,7 +28,7 @@ _SPHERE_FILLS = math.pi / 6
 class NoiseStats:
     """Mean (the solvent's level) and standard deviation of a map's noise, in the map's units.
 
-    `source` says where they come from: "half maps", "shell" (one map, its solvent), "given" or "classic".
+    `source` says where they come from: "half maps", "shell" (one map, its solvent), "outside the mask", "given" or "classic".
     """
 
     mean: float
@@ -105,6 +105,17 @@ def noise_from_map(volume: np.ndarray) -> NoiseStats:
     elif spread > 0.5 * stats.std or sharpness < 0.5:
         _warn(stats, "the map has no clear level of noise (hardly any solvent, filtered or uneven noise)")
     return stats
+
+
+def noise_outside(volume: np.ndarray, mask: np.ndarray) -> NoiseStats:
+    """Noise of a map (z, y, x) from the voxels outside a boolean mask, blank ones (a sphere or an earlier mask left them) not counted.
+
+    Where next to nothing is left outside, the map's own statistics (`noise_from_map`).
+    """
+    outside = volume[~mask & (volume != volume[0, 0, 0])]
+    if outside.size < 1000 or not outside.std() > 0:
+        return noise_from_map(volume)
+    return NoiseStats(float(outside.mean(dtype=np.float64)), float(outside.std(dtype=np.float64)), "outside the mask")
 
 
 def noise_given(mean: float, std: float) -> NoiseStats:

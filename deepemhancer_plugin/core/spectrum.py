@@ -60,7 +60,7 @@ def fsc(first: np.ndarray, second: np.ndarray, rate: float = 1.0) -> tuple[np.nd
     cross = radial_mean((a * np.conj(b)).real, shape, rate)
     norm = np.sqrt(power(a, shape, rate) * power(b, shape, rate))
     width = shell_width(shape, rate)
-    n = int(0.5 / rate / width) + 1
+    n = min(shape) // 2 + 1
     curve = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 1e-12 * norm.max())[:n]
     curve[0] = 1.0
     return np.arange(n) * width, curve

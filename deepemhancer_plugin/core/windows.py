@@ -1,4 +1,4 @@
-"""Overlapping windows for networks whose result depends on the window: the official ones normalise over the window that they see.
+"""Overlapping windows: the official networks normalise over the window that they see, and the embedded one was trained on cubes of its size.
 
 Every voxel of any box is covered, each window is computed once, predictions are averaged with weights that are summed exactly,
 and what a window adds is added in place. The geometry is pure functions; `enhance_windows` is the loop.
@@ -54,11 +54,12 @@ def pad_to_tile(volume: np.ndarray, tile: int) -> tuple[np.ndarray, tuple[slice,
 
     It is padded evenly around and wraps, so that a solvent's texture, and with it the window's statistics, goes on.
     """
-    missing = [max(tile - n, 0) for n in volume.shape]
-    inside = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, volume.shape, strict=True))
+    missing = [max(tile - n, 0) for n in volume.shape[:3]]
+    inside = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, volume.shape[:3], strict=True))
     if not any(missing):
         return volume, inside
-    return np.pad(volume, [(m // 2, m - m // 2) for m in missing], mode="wrap"), inside
+    margins = [(m // 2, m - m // 2) for m in missing] + [(0, 0)] * (volume.ndim - 3)
+    return np.pad(volume, margins, mode="wrap"), inside
 
 
 def batches(corners: Sequence[tuple[int, ...]], batch: int, workers: int = 1) -> Iterator[Sequence[tuple[int, ...]]]:
@@ -74,8 +75,8 @@ def enhance_windows(volume: np.ndarray, predictors: Sequence[Predictor], tile: i
     """The average of a network's predictions in overlapping windows.
 
     Args:
-        volume: normalised map (z, y, x) at the network's sampling rate, any box.
-        predictors: one a device, each from windows (n, tile, tile, tile) to windows of the same shape; they share the windows.
+        volume: normalised map (z, y, x), or with channels (z, y, x, c), at the network's sampling rate, any box.
+        predictors: one a device, each from windows (n, tile, tile, tile[, c]) to windows (n, tile, tile, tile); they share the windows.
         tile, stride: edge of a window and distance between windows, in voxels.
         batch: at most so many windows in one call. On a CPU 1 is the fastest: one window's arrays fit its cache best.
         mask: of the volume's shape; windows without a voxel in it are left out, and what no window covers is 0.
@@ -83,7 +84,7 @@ def enhance_windows(volume: np.ndarray, predictors: Sequence[Predictor], tile: i
         progress: called with (windows done, windows in all), from one thread at a time.
 
     Returns:
-        Float32 (z, y, x) of the volume's shape.
+        Float32 (z, y, x).
 
     Raises:
         Whatever a predictor raises; the others stop.
@@ -92,12 +93,12 @@ def enhance_windows(volume: np.ndarray, predictors: Sequence[Predictor], tile: i
         raise ValueError(f"{len(predictors)} predictors, batches of {batch}")
     padded, inside = pad_to_tile(np.asarray(volume, np.float32), tile)
     if mask is not None:
-        wanted = np.zeros(padded.shape, bool)
+        wanted = np.zeros(padded.shape[:3], bool)
         wanted[inside] = mask
         mask = wanted
-    corners = window_corners(padded.shape, tile, stride, mask)
+    corners = window_corners(padded.shape[:3], tile, stride, mask)
     weights = window_weights(tile, smooth)
-    total, weight = np.zeros(padded.shape, np.float32), np.zeros(padded.shape, np.float32)
+    total, weight = np.zeros(padded.shape[:3], np.float32), np.zeros(padded.shape[:3], np.float32)
     done = 0
     lock = threading.Lock()
 

@@ -23,6 +23,7 @@ class Simulated:
     mask           the molecule's tight mask, soft edge
     molecule       the atoms where they were put: position x, y, z in A from the first voxel's centre
     noise_std      true standard deviation of the noise of the mean of the halves
+    origin         position of the first voxel in the model's own frame, x, y, z in A (without a random pose or copies)
     """
     half1: np.ndarray
     half2: np.ndarray
@@ -32,6 +33,7 @@ class Simulated:
     molecule: Molecule
     sampling_rate: float
     noise_std: float
+    origin: tuple[float, float, float]
 
 
 class _Box:
@@ -65,11 +67,14 @@ def _cosine(k: np.ndarray, start: float, end: float) -> np.ndarray:
     return (0.5 + 0.5 * np.cos(np.pi * np.clip((k - start) / (end - start), 0, 1))).astype(np.float32)
 
 
+def _middle(molecule: Molecule) -> np.ndarray:
+    return (molecule.positions.min(0) + molecule.positions.max(0)) / 2
+
+
 def _arranged(molecule: Molecule, conditions: Conditions, rng: np.random.Generator) -> Molecule:
     """The molecule or its C_n copies about the origin, in a random orientation."""
-    centre = (molecule.positions.min(0) + molecule.positions.max(0)) / 2
     rotation = Rotation.random(rng=rng) if conditions.random_pose else Rotation.identity()
-    molecule = molecule.moved(Rotation.identity(), -centre).moved(rotation, np.zeros(3))
+    molecule = molecule.moved(Rotation.identity(), -_middle(molecule)).moved(rotation, np.zeros(3))
     if conditions.copies == 1:
         return molecule
     # Copies touch where their half widths seen from the axis meet.
@@ -203,4 +208,6 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
         target *= sphere
     # A grid cannot hold the sharpest atoms: the model map ends before Nyquist instead of ringing.
     model_map = box.back(model * _cosine(box.k, 0.42 / rate, 0.5 / rate))
-    return Simulated(*(np.ascontiguousarray(a, np.float32) for a in (*halves, target, model_map, tight)), placed, rate, noise_std)
+    half1, half2, target, model_map, tight = (np.ascontiguousarray(a, np.float32) for a in (*halves, target, model_map, tight))
+    x, y, z = map(float, _middle(molecule) - shift - (edge // 2) * rate)
+    return Simulated(half1, half2, target, model_map, tight, placed, rate, noise_std, (x, y, z))

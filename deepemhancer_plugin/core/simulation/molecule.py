@@ -38,7 +38,7 @@ def from_structure(structure: gemmi.Structure) -> Molecule:
     atoms = [atom for chain in structure[0] for residue in chain if not residue.is_water() for atom in residue
              if atom.element.name not in ("H", "D", "X") and atom.occ > 0]
     b = np.array([atom.b_iso for atom in atoms], np.float64)
-    spread = b.std()
+    spread = b.std() if len(b) else 0.0
     b = MEAN_B + (SPREAD_B / spread) * (b - np.median(b)) if spread > 1 else np.full(len(b), MEAN_B)
     return Molecule(np.array([atom.element.name for atom in atoms]), np.array([atom.pos.tolist() for atom in atoms]).reshape(-1, 3),
                     np.clip(b, 12, 150), np.array([atom.occ for atom in atoms]))
@@ -71,9 +71,14 @@ def _model(molecule: Molecule) -> gemmi.Model:
     return model
 
 
+def _cell(shape: tuple[int, ...], rate: float) -> gemmi.UnitCell:
+    z, y, x = (n * rate for n in shape)
+    return gemmi.UnitCell(x, y, z, 90, 90, 90)
+
+
 def _grid(kind, shape: tuple[int, ...], rate: float):
     grid = kind(*shape[::-1])
-    grid.set_unit_cell(gemmi.UnitCell(*(n * rate for n in shape[::-1]), 90, 90, 90))
+    grid.set_unit_cell(_cell(shape, rate))
     grid.spacegroup = gemmi.SpaceGroup("P1")
     return grid
 
@@ -89,7 +94,7 @@ def potential(molecule: Molecule, shape: tuple[int, ...], rate: float, workers: 
     blur = max(0.0, U_TO_B / 1.1 * rate**2 - float(molecule.b_factors.min()))
     calculator.d_min, calculator.rate, calculator.blur = 2 * rate, 1.0, blur
     calculator.cutoff = 1e-4
-    calculator.grid.set_unit_cell(gemmi.UnitCell(*(n * rate for n in shape[::-1]), 90, 90, 90))
+    calculator.grid.set_unit_cell(_cell(shape, rate))
     calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
     calculator.grid.set_size(*shape[::-1])
     calculator.add_model_density_to_grid(_model(molecule))

@@ -50,7 +50,7 @@ class Pool:
         rng = np.random.default_rng([self._seed, worker])
         while True:
             for start in range(slots.start, slots.stop, self._per_volume):
-                molecule = self._molecules[rng.integers(len(self._molecules))]
+                molecule = self._molecules[int(rng.integers(len(self._molecules)))]
                 block = slice(start, start + self._per_volume)
                 made = cubes(molecule, rng, self._per_volume, self._edge, self._channels)
                 self.version[block] += 1
@@ -88,7 +88,7 @@ class Pool:
 
 def _corrupt(cube: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> None:
     """Replace a patch of up to a third of the edge by noise, in place; nothing is to be made of it (the paper's patch corruption)."""
-    size = rng.integers(6, cube.shape[0] // 3 + 1, 3)
+    size = rng.integers(min(6, cube.shape[0] // 3), cube.shape[0] // 3 + 1, 3)
     start = [int(rng.integers(0, n - s + 1)) for n, s in zip(cube.shape, size, strict=False)]
     patch = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
     shape = cube[patch].shape

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +140,8 @@ class Trainer:
         """Write the checkpoint, the averaged weights and the history; each replaces its predecessor whole."""
         state = json.dumps({"step": self.step, "minutes": self.minutes, "history": self.history})
         temporary = self.folder / "checkpoint.tmp.npz"
-        np.savez(temporary, state=state, **{f"v{i}": np.asarray(v) for i, v in enumerate(self._variables())})
+        arrays: dict[str, Any] = {f"v{i}": np.asarray(v) for i, v in enumerate(self._variables())}
+        np.savez(temporary, state=state, **arrays)
         os.replace(temporary, self.folder / "checkpoint.npz")
         with self.averaged():
             save_weights(self.folder / "weights.npz", self.network,
@@ -169,6 +171,8 @@ class Trainer:
     def run(self, pool: Pool, validation: tuple[np.ndarray, np.ndarray], report: Callable[[dict], None]) -> None:
         """Train until the settings' steps or minutes are spent, validating and saving on the way; `report` gets every history entry."""
         settings = self.settings
+        if self.step >= settings.steps or self.minutes >= settings.minutes:
+            return  # a finished training, started again
         batches = _Prefetch(lambda rng: _draw(pool, settings, rng), [settings.seed, self.step], max(1, settings.workers // 4))
         started, before, losses, scale, best, waiting = time.monotonic(), self.minutes, [], 1.0, math.inf, 0
         try:

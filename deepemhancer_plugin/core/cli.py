@@ -1,0 +1,269 @@
+"""The `deepemhancer` command: reads files, calls `enhance`, writes files. Nothing heavy is imported before the arguments are checked."""
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from deepemhancer_plugin import __version__
+from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.progress import Progress
+
+COMMANDS = ("demo", "simulate", "train", "download")
+EPILOG = """sub-commands (each with its own -h):
+  deepemhancer demo        enhance simulated half maps of a synthetic protein
+  deepemhancer simulate    half maps and target from an atomic model
+  deepemhancer train       train the embedded network on atomic models
+  deepemhancer download    fetch the authors' (official) checkpoints
+
+exit status: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 143 terminated"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser("deepemhancer", description="Enhance a cryo-EM map: sharpened, denoised and tightly masked, exactly where the "
+                                "input was. Give the unsharpened, unmasked map, or better its two half maps.", epilog=EPILOG,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-i", "--inputMap", metavar="MAP", help="map, or first half map (.mrc, .map, also .gz, .bz2)")
+    p.add_argument("-i2", "--halfMap2", metavar="HALF2", help="second half map")
+    p.add_argument("-o", "--outputMap", metavar="OUT", help="the enhanced map to write")
+    p.add_argument("-p", "--processingType", default="tightTarget", choices=["tightTarget", "wideTarget", "highRes"],
+                   help="which weights of the family (default: %(default)s)")
+    p.add_argument("-s", "--samplingRate", type=float, metavar="A", help="sampling rate in A/voxel, if the header's is wrong or missing")
+    p.add_argument("--noiseStats", nargs=2, type=float, metavar=("MEAN", "STD"), help="mean and standard deviation of the map's noise")
+    p.add_argument("--noise", choices=["auto", "classic"], default="auto",
+                   help="auto: from the halves' difference, or the solvent of a single map; classic: the original program's estimate")
+    p.add_argument("-m", "--mask", "--binaryMask", dest="mask", metavar="MASK", help="mask of the map's box; what is outside becomes zero")
+    p.add_argument("--weights", default="embedded", metavar="embedded|official|FILE",
+                   help="embedded (default), the authors' downloaded ones, or a file of either kind")
+    p.add_argument("--deepLearningModelPath", metavar="PATH", help="folder or file of the official checkpoints; means --weights official")
+    p.add_argument("--cleaningStrengh", "--cleaningStrength", dest="cleaning", type=float, metavar="F",
+                   help="remove connected components smaller than this share (0-1) of the positive voxels")
+    p.add_argument("-g", "--gpuIds", dest="gpu", metavar="IDS", help="GPUs, e.g. 0 or 0,1: indices into what CUDA_VISIBLE_DEVICES shows; "
+                   "-1: the CPU (default: a GPU where there is one)")
+    p.add_argument("-b", "--batch_size", dest="batch", type=int, metavar="N", help="most tiles at a time (default: chosen)")
+    p.add_argument("--precision", choices=["auto", "float32", "mixed", "bfloat16", "float16"], default="auto",
+                   help="arithmetic of the network (default: narrow where it is faster and stays within 1e-3 of the range)")
+    p.add_argument("--classic", action="store_true", help="the original program's steps, voxel by voxel (official weights)")
+    p.add_argument("--report", metavar="FILE", help="JSON report to write (default: beside the map, its name with .json)")
+    p.add_argument("--download", nargs="?", const="", metavar="DIR", help="the same as `deepemhancer download [DIR]`")
+    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return p
+
+
+def log(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM."""
+
+    def __init__(self, number: int):
+        self.status = 128 + number
+
+
+def _stop(number: int, _frame: Any) -> NoReturn:
+    raise _Stopped(number)
+
+
+def interruptible(work: Callable[[], Any]) -> Any:
+    """`work()` in a thread of its own, so that a signal is answered at once also while the network computes."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.extend((work(), None))
+        except BaseException as error:
+            outcome.extend((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # said aloud, TensorFlow need not announce it at every start
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGTERM, _stop)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            from deepemhancer_plugin.core import commands
+
+            return getattr(commands, arguments[0])(arguments[1:])
+        return _enhance(arguments)
+    except InputError as error:
+        print(f"deepemhancer: error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except MemoryError:
+        print("deepemhancer: error: the memory does not suffice: free some, use fewer tiles at a time (-b 1), or a larger machine",
+              file=sys.stderr, flush=True)
+        return 1
+    except _Stopped as stopped:
+        print("deepemhancer: interrupted; nothing was written", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(stopped.status)  # the network may still compute in its thread: not to be waited for
+
+
+def _protect_negative(arguments: list[str]) -> list[str]:
+    """--noiseStats takes negative numbers in any notation: argparse would take -3e-05 for a flag (a leading space prevents it)."""
+    result, numbers = [], 0
+    for argument in arguments:
+        numbers = 2 if argument == "--noiseStats" else numbers - 1
+        result.append(" " + argument if 0 <= numbers < 2 and argument.startswith("-") and argument[1:2] in "0123456789." else argument)
+    return result
+
+
+def _enhance(arguments: list[str]) -> int:
+    p = parser()
+    a = p.parse_args(_protect_negative(arguments))
+    if a.download is not None:
+        from deepemhancer_plugin.core import commands
+
+        return commands.download([a.download] if a.download else [])
+    if not a.inputMap or not a.outputMap:
+        p.error("the input map (-i) and the output map (-o) are needed")
+    if a.noiseStats and a.noise == "classic":
+        p.error("--noiseStats and --noise classic exclude each other")
+
+    started = time.perf_counter()
+    messages: list[str] = []
+
+    def show(message, category, *_args, **_kwargs) -> None:
+        if issubclass(category, MapWarning):
+            messages.append(str(message))
+            log(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MapWarning)
+        warnings.showwarning = show
+        result, volume, model, where = interruptible(lambda: _run(a))
+    # The output's last step is on the main thread: a signal stops it, and its temporary file goes with it.
+    label = f"deepemhancer {__version__} {model.kind} {model.name} {model.sha256[:12]}"
+    from deepemhancer_plugin.core import mrc
+
+    mrc.write_map(a.outputMap, result.data, volume, [label])
+    report = {"version": __version__,
+              "weights": {"kind": model.kind, "name": model.name, "file": os.path.basename(model.path), "sha256": model.sha256},
+              "device": where.description, "devices": where.names, **result.report, "sampling_rate": volume.sampling_rate,
+              "box": list(result.data.shape), "origin": list(volume.origin), "inputs": [os.path.abspath(f) for f in (a.inputMap, a.halfMap2) if f],
+              "output": os.path.abspath(a.outputMap), "warnings": messages, "memory_mb": _peak_memory(),
+              "seconds": round(time.perf_counter() - started, 1)}
+    _write_text(_report_path(a), json.dumps(report, indent=1) + "\n")
+    if report["cleaning"]:
+        c = report["cleaning"]
+        log(f"cleaning removed {c['components']} components, {c['voxels']} voxels, {c['volume']:.0f} A^3")
+    log(f"wrote {a.outputMap} in {report['seconds']:.1f} s, {report['memory_mb']} MB of memory at most")
+    return 0
+
+
+def _report_path(a: argparse.Namespace) -> str:
+    return a.report or os.path.splitext(a.outputMap.removesuffix(".gz").removesuffix(".bz2"))[0] + ".json"
+
+
+def _run(a: argparse.Namespace) -> tuple:
+    """Everything from the arguments to the enhanced voxels: (Enhanced, the map to write like, model, devices)."""
+    from deepemhancer_plugin.core import mrc
+    from deepemhancer_plugin.core.normalization import noise_given
+
+    inputs = [f for f in (a.inputMap, a.halfMap2, a.mask) if f]
+    mrc.check_output(a.outputMap, inputs)
+    mrc.check_output(_report_path(a), [*inputs, a.outputMap])
+    noise = noise_given(*a.noiseStats) if a.noiseStats else a.noise
+    if a.cleaning is not None and not 0 <= a.cleaning <= 1:
+        raise InputError(f"--cleaningStrength {a.cleaning:g}: a share of the positive voxels, 0 to 1, is needed")
+    if a.batch is not None and a.batch < 1:
+        raise InputError(f"-b {a.batch}: at least 1 is needed")
+    model = _model(a)
+    halves = [mrc.read_map(a.inputMap, a.samplingRate)]
+    if a.halfMap2:
+        halves.append(mrc.read_map(a.halfMap2, a.samplingRate))
+        mrc.check_halves(*halves)
+    for half in halves[:1]:
+        mrc.warn_if_processed(half)
+    first = halves[0]
+    mask = mrc.read_mask(a.mask, first, a.samplingRate) if a.mask else None
+    like = replace(first, data=first.data[:1, :1, :1])
+    box = " x ".join(map(str, first.data.shape[::-1]))
+    log(f"{' and '.join(h.path for h in halves)}: {box} voxels at {first.sampling_rate:.4g} A/voxel")
+    maps = [half.data for half in halves]
+    del halves, first
+
+    from deepemhancer_plugin.core import devices
+
+    where = devices.select_devices(a.gpu)
+    log(f"device: {where.description} ({where.why})")
+    log(f"weights: {model.kind} {model.name} ({model.path})")
+    from deepemhancer_plugin.core.enhance import Options, enhance
+
+    with Progress() as progress:
+        options = Options(noise, mask, a.cleaning, a.batch, a.precision, a.classic)
+        result = enhance(maps, like.sampling_rate, model, where, options, progress)
+    if result.report["noise"]:
+        n = result.report["noise"]
+        log(f"noise: mean {n['mean']:.4g}, standard deviation {n['std']:.4g} (from {n['source']})")
+    if result.report["half_map_fsc_0.143"]:
+        log(f"half-map FSC, unmasked, falls under 0.143 at {result.report['half_map_fsc_0.143']:.2f} A: do not trust detail much finer than that")
+    log(f"precision: {result.report['precision']}")
+    return result, like, model, where
+
+
+def _model(a: argparse.Namespace):
+    """The weights that the arguments mean."""
+    from deepemhancer_plugin.core import checkpoints, embedded
+
+    if a.deepLearningModelPath or a.weights == "official":
+        variant = "masked" if a.mask else a.processingType
+        return checkpoints.load_official(checkpoints.official_path(a.deepLearningModelPath, variant))
+    if a.weights == "embedded":
+        return embedded.load_embedded(a.processingType)
+    if not os.path.isfile(a.weights):
+        raise InputError(f"--weights {a.weights}: no such file; embedded, official or a weights file is needed")
+    if a.weights.endswith(".npz"):
+        return embedded.load_file(a.weights)
+    return checkpoints.load_official(a.weights)
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process in MB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2))
+
+
+def _write_text(path: str, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=f".{os.path.basename(path)}.")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+if __name__ == "__main__":
+    sys.exit(main())

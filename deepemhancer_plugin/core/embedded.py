@@ -1,0 +1,86 @@
+"""The weights that come with the package, or that `deepemhancer train` wrote."""
+import hashlib
+import json
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepemhancer_plugin.core.errors import InputError, MapWarning
+
+FOLDER = Path(__file__).parent / "models"
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """Weights of the embedded network in a file; the network itself is built when it is asked for."""
+    name: str
+    path: str
+    kind = "embedded"
+    tile = 64    # what it was trained on,
+    stride = 48  # and how far apart the windows are: closer ones changed no metric (benchmarks/quality.py)
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+
+    @cached_property
+    def channels(self) -> int:
+        return int(_architecture(self.path)["channels"])
+
+    def predictor(self, precision: str = "float32", device: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        """The network as a function from windows (n, tile, tile, tile, channels) to (n, tile, tile, tile), float32. Imports Keras."""
+        import keras
+
+        from deepemhancer_plugin.core.networks import load_weights
+
+        if precision not in POLICIES:
+            raise InputError(f"precision {precision}: one of {', '.join(POLICIES)} is right for these weights")
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(POLICIES[precision])
+        try:
+            with keras.device(device):
+                model = load_weights(self.path)[0].model
+        finally:
+            keras.config.set_dtype_policy(before)
+        call = model.predict_on_batch
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            call = tf.function(model)  # frees memory as it goes, and has less to do for each window
+
+        def predict(windows: np.ndarray) -> np.ndarray:
+            with keras.device(device):
+                return np.asarray(call(windows), np.float32)[..., 0]
+
+        return predict
+
+
+def _architecture(path: str) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return json.loads(str(data["architecture"]))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a weights file of this program ({error}); give one written by `deepemhancer train`") from error
+
+
+def load_embedded(variant: str) -> EmbeddedModel:
+    """The package's weights for `variant`; where it has none for it, the default's, with a MapWarning."""
+    path = FOLDER / f"{variant}.npz"
+    if not path.is_file():
+        warnings.warn(f"no embedded weights for {variant} yet: tightTarget is used; official weights have it (--weights official)", MapWarning,
+                      stacklevel=2)
+        path = FOLDER / "tightTarget.npz"
+    return EmbeddedModel(path.stem, str(path))
+
+
+def load_file(path: str) -> EmbeddedModel:
+    """Weights that `deepemhancer train` wrote. InputError when the file is none of ours."""
+    _architecture(path)
+    return EmbeddedModel(Path(path).stem, path)

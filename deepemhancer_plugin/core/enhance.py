@@ -1,0 +1,202 @@
+"""The way of a map through the program, from top to bottom. Arrays in, arrays and a report out; no files."""
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deepemhancer_plugin.core import classic, devices, normalization, windows
+from deepemhancer_plugin.core.checkpoints import OfficialModel
+from deepemhancer_plugin.core.cleaning import remove_small_components
+from deepemhancer_plugin.core.devices import Devices
+from deepemhancer_plugin.core.embedded import EmbeddedModel
+from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.normalization import NoiseStats
+from deepemhancer_plugin.core.prepare import prepare
+from deepemhancer_plugin.core.resampling import resample, resampled_shape
+from deepemhancer_plugin.core.spectrum import fsc, resolution
+
+Model = EmbeddedModel | OfficialModel
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose besides maps and model.
+
+    noise       "auto": from the halves' difference, or from the solvent of a single map; "classic": the original's estimate; or the numbers
+    mask        boolean (z, y, x), the map's box: what is outside becomes zero; also the normalisation of official `masked` weights
+    cleaning    0-1: components smaller than this share of the positive voxels are removed; None: no cleaning
+    batch       the most tiles or windows at a time; None: chosen
+    precision   "auto", "float32", "bfloat16" or "float16"
+    classic     the original program's own steps, voxel by voxel (official weights only)
+    """
+    noise: str | NoiseStats = "auto"
+    mask: np.ndarray | None = None
+    cleaning: float | None = None
+    batch: int | None = None
+    precision: str = "auto"
+    classic: bool = False
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """The enhanced map (z, y, x), float32, on the input's grid, and what there is to say about it (JSON values)."""
+    data: np.ndarray
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: Devices, options: Options = Options(),
+            progress: Callable[[str, int, int], None] | None = None) -> Enhanced:
+    """Enhance one map, or the mean of two half maps.
+
+    Args:
+        maps: one map or two halves (z, y, x), float32, in any unit. The list is emptied on the way: a large map does not stand in memory twice.
+        sampling_rate: A/voxel.
+        model: embedded or official weights.
+        where: the devices, from `devices.select_devices`.
+        options: see `Options`.
+        progress: called with the name of the step, how much of it is done, and of how much.
+
+    Raises:
+        InputError: noise that cannot be, options that do not fit the weights, too little memory.
+    """
+    tell = progress or (lambda step, done, total: None)
+    clock, timings = time.perf_counter(), {}
+
+    def lap(step: str) -> None:
+        nonlocal clock
+        timings[step], clock = round(time.perf_counter() - clock, 3), time.perf_counter()
+
+    _check(model, options)
+    tell("noise", 0, 1)
+    noise = _noise(maps, model, options)
+    agreement = resolution(*fsc(*maps, sampling_rate), 0.143) if len(maps) == 2 else None
+    volume = _mean(maps)
+    shape = volume.shape
+    tell("noise", 1, 1)
+    lap("noise")
+
+    precision = _precision(options.precision, model, where)
+    if options.classic:
+        assert isinstance(model, OfficialModel)
+        result = _classic(volume, sampling_rate, model, noise, options, where, tell)
+        removed = None
+    else:
+        inputs = _prepared(volume, sampling_rate, model, noise, options)
+        del volume
+        lap("prepare")
+        volume = _in_windows(inputs, model, precision, options, where, tell)
+        del inputs
+        lap("network")
+        volume = resample(volume, shape)
+        if options.mask is not None:
+            volume[~options.mask] = 0
+        removed = None
+        if options.cleaning is not None:
+            volume, removed = remove_small_components(volume, options.cleaning, sampling_rate)
+        result = volume
+    lap("finish")
+    return Enhanced(result, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": agreement and round(agreement, 2),
+                             "precision": precision, "timings": timings,
+                             "cleaning": asdict(removed) if removed else None})
+
+
+def _check(model: Model, options: Options) -> None:
+    official = isinstance(model, OfficialModel)
+    if options.cleaning is not None and not 0 <= options.cleaning <= 1:
+        raise InputError(f"cleaning strength {options.cleaning:g}: a share of the positive voxels, 0 to 1, is needed")
+    if options.batch is not None and options.batch < 1:
+        raise InputError(f"batch {options.batch}: at least 1 is needed")
+    if options.classic and not official:
+        raise InputError("--classic reproduces the original program, which knows official weights only: add --weights official")
+    if official and model.normalization == "mask" and options.mask is None:
+        raise InputError(f"{model.path}: these weights are for mask normalisation: give the mask with -m, or choose other weights")
+
+
+def _noise(maps: Sequence[np.ndarray], model: Model, options: Options) -> NoiseStats | None:
+    """The noise's statistics in the input's units; None where a mask normalises instead."""
+    if isinstance(model, OfficialModel) and model.normalization == "mask":
+        return None
+    if isinstance(options.noise, NoiseStats):
+        return options.noise
+    if options.noise == "classic":
+        return normalization.noise_classic(maps[0] if len(maps) == 1 else (maps[0] + maps[1]) / 2)
+    if len(maps) == 2:
+        return normalization.noise_from_halves(*maps)
+    if options.mask is not None:
+        return normalization.noise_outside(maps[0], options.mask)
+    return normalization.noise_from_map(maps[0])
+
+
+def _mean(maps: list[np.ndarray]) -> np.ndarray:
+    """The map or the mean of the halves; the inputs are let go of."""
+    if len(maps) == 1:
+        return maps.pop()
+    second, first = maps.pop(), maps.pop()
+    result = np.add(first, second)
+    result *= np.float32(0.5)
+    return result
+
+
+def _precision(asked: str, model: Model, where: Devices) -> str:
+    """Narrow types where the device is faster with them; what they cost is in docs/benchmarks.md."""
+    if asked != "auto":
+        return asked
+    if isinstance(model, OfficialModel):
+        return "mixed" if where.bfloat16 else "float32"
+    if where.kind == "gpu":
+        return "float16"
+    return "bfloat16" if where.bfloat16 else "float32"
+
+
+def _normalized(volume: np.ndarray, model: OfficialModel, noise: NoiseStats | None, options: Options) -> np.ndarray:
+    if noise is not None:
+        return normalization.normalize(volume, noise)
+    assert options.mask is not None and model.mask_rule is not None
+    return normalization.normalize_with_mask(volume, options.mask, model.mask_rule)
+
+
+def _prepared(volume: np.ndarray, sampling_rate: float, model: Model, noise: NoiseStats | None, options: Options) -> np.ndarray:
+    """What the network sees, at its sampling rate: (z, y, x) or (z, y, x, channels)."""
+    shape = resampled_shape(volume.shape, sampling_rate)
+    if isinstance(model, OfficialModel):
+        return resample(_normalized(volume, model, noise, options), shape)
+    assert noise is not None
+    return prepare(resample(volume, shape), noise.mean, noise.std, model.channels)
+
+
+def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Options, where: Devices,
+                tell: Callable[[str, int, int], None]) -> np.ndarray:
+    mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
+    predictors = [model.predictor(precision, name) for name in where.names]
+    tell("network", 0, 1)
+    return windows.enhance_windows(inputs, predictors, model.tile, model.stride, _batch(model, options, where), mask,
+                                   progress=lambda done, total: tell("network", done, total))
+
+
+WINDOW_MEMORY = 700 * 2**20  # bytes that a window of 64^3 takes in either network, measured by benchmarks/embedded.py
+
+
+def _batch(model: Model, options: Options, where: Devices) -> int:
+    """Windows at a time: one on a CPU, whose cache holds just one; on a GPU eight, or as many as its free memory holds."""
+    wanted = options.batch or (1 if where.kind == "cpu" else 8)
+    fitting = int(devices.free_memory(where) / (WINDOW_MEMORY * (model.tile / 64) ** 3))
+    if fitting < 1:
+        raise InputError(f"not enough memory on {where.description}: a window needs {WINDOW_MEMORY / 2**30:.1f} GB, "
+                         f"{devices.free_memory(where) / 2**30:.1f} GB are free: free some, or use a device with more")
+    return min(wanted, fitting)
+
+
+def _classic(volume: np.ndarray, sampling_rate: float, model: OfficialModel, noise: NoiseStats | None, options: Options, where: Devices,
+             tell: Callable[[str, int, int], None]) -> np.ndarray:
+    clean = None
+    if options.cleaning is not None:
+        strength = options.cleaning
+
+        def clean(v: np.ndarray) -> np.ndarray:
+            return remove_small_components(v, strength, 1.0, classic=True)[0]
+
+    return classic.enhance_classic(volume, sampling_rate, model.predictor("float32", where.names[0]), model.tile, model.stride,
+                                   lambda v: _normalized(v, model, noise, options), options.mask, clean, options.batch or 1,
+                                   lambda done, total: tell("network", done, total))
