@@ -85,7 +85,10 @@ def flattening_gain(map_power: np.ndarray, width: float) -> np.ndarray:
     """Gain of each shell (shells `width` in 1/A apart) that makes the map's amplitudes equal, as far as LARGEST_GAIN allows."""
     amplitude = np.sqrt(map_power)
     strongest = amplitude[max(1, round(0.05 / width)):].max(initial=0)
-    return 1 / np.maximum(amplitude, strongest / LARGEST_GAIN + 1e-30)
+    gain = 1 / np.maximum(amplitude, strongest / LARGEST_GAIN + 1e-30)
+    # Shell 0 holds the mean, which is taken out, and what a box with unequal edges has below shell 1: not to be raised to the limit.
+    gain[0] = gain[:2].min()
+    return gain
 
 
 def flattened(volume: np.ndarray, workers: int = -1) -> np.ndarray:

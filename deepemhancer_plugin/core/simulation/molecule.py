@@ -50,11 +50,14 @@ def read_molecule(path: str | Path) -> Molecule:
         raise InputError(f"{path}: no such file; an atomic model (PDB or mmCIF, .gz too) is needed")
     try:
         structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{path}: not an atomic model in PDB or mmCIF format ({str(error).splitlines()[0]})") from error
+    except (RuntimeError, ValueError, OSError, LookupError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not an atomic model in PDB or mmCIF format ({reason})") from error
     molecule = from_structure(structure) if len(structure) else None
     if molecule is None or not len(molecule):
         raise InputError(f"{path}: holds no atoms besides hydrogens and waters")
+    if not np.isfinite(molecule.positions).all():
+        raise InputError(f"{path}: holds atoms without coordinates; numbers in A are needed for each")
     return molecule
 
 

@@ -1,0 +1,143 @@
+"""Radial spectra against slow definitions in float64 and closed forms."""
+import numpy as np
+import pytest
+from scipy import fft
+
+from deepemhancer_plugin.core import spectrum
+
+
+def frequencies(shape, rate):
+    return np.sqrt(sum(g**2 for g in np.meshgrid(*(np.fft.fftfreq(n, rate) for n in shape), indexing="ij")))
+
+
+def slow_fsc(a, b, rate):
+    """By the definition, on the full transform, shell after shell."""
+    a, b = np.fft.fftn(a.astype(np.float64)), np.fft.fftn(b.astype(np.float64))
+    width = 1 / (min(a.shape) * rate)
+    shell = np.floor(frequencies(a.shape, rate) / width + 0.5)
+    curve = [1.0]
+    for i in range(1, min(a.shape) // 2 + 1):
+        x, y = a[shell == i], b[shell == i]
+        curve.append((x * y.conj()).sum().real / np.sqrt((np.abs(x) ** 2).sum() * (np.abs(y) ** 2).sum()))
+    return np.arange(len(curve)) * width, np.array(curve)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (15, 15, 15), (24, 8, 40), (30, 10, 10)])  # no coefficient between two shells
+@pytest.mark.parametrize("rate", [1.0, 0.83, 1.3])
+def test_fsc_is_its_definition(shape, rate):
+    rng = np.random.default_rng(1)
+    a = rng.standard_normal(shape).astype(np.float32)
+    b = (a + rng.standard_normal(shape)).astype(np.float32)
+    for got, expected in zip(spectrum.fsc(a, b, rate), slow_fsc(a, b, rate), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("edge", range(8, 65, 4))
+def test_fsc_reaches_nyquist_whatever_the_sampling_rate(edge):
+    """0.5 / rate / width is a hair under a whole number for some sampling rates."""
+    volume = np.random.default_rng(0).standard_normal((edge,) * 3).astype(np.float32)
+    for rate in (0.65, 0.83, 1.07, 1.1, 1.31):
+        frequency, curve = spectrum.fsc(volume, volume, rate)
+        assert frequency[-1] == pytest.approx(0.5 / rate) and len(curve) == edge // 2 + 1
+
+
+def test_fsc_ignores_scale_and_sees_the_sign():
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((12, 12, 12)).astype(np.float32)
+    np.testing.assert_allclose(spectrum.fsc(a, 1e-6 * a)[1], 1, atol=1e-5)
+    np.testing.assert_allclose(spectrum.fsc(a, -3 * a)[1][1:], -1, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (9, 15, 11), (42, 6, 18)])
+def test_power_obeys_parseval(shape):
+    """Shell means times shell sizes make the volume's sum of squares."""
+    volume = np.random.default_rng(3).standard_normal(shape)
+    mean = spectrum.power(fft.rfftn(volume), shape)
+    size = np.bincount(np.floor(frequencies(shape, 1.0) * min(shape) + 0.5).astype(int).ravel(), minlength=len(mean))
+    assert (mean * size).sum() / volume.size == pytest.approx((volume**2).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(36, 8, 8), (7, 12, 9)])
+def test_radial_mean_of_a_radial_function(shape):
+    k = frequencies(shape, 1.4)[..., :shape[2] // 2 + 1]
+    width = spectrum.shell_width(shape, 1.4)
+    got = spectrum.radial_mean(np.floor(k / width + 0.5), shape, 1.4)
+    np.testing.assert_allclose(got, np.arange(len(got)), rtol=1e-6)
+
+
+def test_multiply_by_a_linear_gain_is_exact():
+    shape, rate = (34, 8, 9), 1.2
+    ones = np.ones((34, 8, 5), np.complex64)
+    gain = 1 + 3 * np.arange(30) * spectrum.shell_width(shape, rate)
+    spectrum.multiply(ones, gain, shape, rate)
+    np.testing.assert_allclose(ones.real, 1 + 3 * frequencies(shape, rate)[..., :5], rtol=1e-5)
+
+
+def test_resolution_interpolates_linearly():
+    frequency = np.arange(11) * 0.05
+    assert spectrum.resolution(frequency, 1 - 2 * frequency, 0.333) == pytest.approx(1 / 0.3335)
+    assert spectrum.resolution(frequency, 1 - 2 * frequency, 0.5) == pytest.approx(4.0)
+
+
+def test_resolution_is_the_first_crossing_or_nyquist():
+    frequency = np.arange(6) * 0.1
+    assert spectrum.resolution(frequency, np.array([1, 1, 0, 1, 1, 1.0]), 0.5) == pytest.approx(1 / 0.15)
+    assert spectrum.resolution(frequency, np.ones(6), 0.5) == pytest.approx(2.0)
+    assert spectrum.resolution(frequency, np.array([1, -1, -1, -1, -1, -1.0]), 0.99) <= 2 / 0.1  # not beyond all bounds
+
+
+@pytest.fixture(scope="module")
+def coloured():
+    """Noise whose amplitude falls by a factor of fifty, with blobs so that it is no Gaussian field."""
+    volume = np.random.default_rng(4).standard_normal((40, 36, 44)) ** 3
+    return filtered(volume, 60.0)
+
+
+def filtered(volume, b_factor):
+    k = frequencies(volume.shape, 1.0)
+    return np.fft.ifftn(np.fft.fftn(volume) * np.exp(-b_factor / 4 * k**2)).real.astype(np.float32)
+
+
+def test_flattened_amplitudes_are_flat(coloured):
+    amplitude = np.sqrt(spectrum.power(fft.rfftn(spectrum.flattened(coloured, 1)), coloured.shape))[2:19]
+    before = np.sqrt(spectrum.power(fft.rfftn(coloured), coloured.shape))[2:19]
+    assert before.max() / before.min() > 20
+    assert amplitude.max() / amplitude.min() < 1.15
+
+
+def test_lowest_frequencies_of_a_long_box_are_not_raised():
+    """They lie between shell 0, whose only other coefficient is the mean, and shell 1."""
+    volume = np.random.default_rng(6).standard_normal((24, 28, 44)).astype(np.float32)
+    amplitude = np.abs(np.fft.rfftn(spectrum.flattened(volume, 1)) / np.fft.rfftn(volume))
+    assert amplitude[0, 0, 1] == pytest.approx(amplitude[8, 8, 8], rel=0.5)
+
+
+def test_flattened_has_its_own_scale_and_no_mean(coloured):
+    result = spectrum.flattened(coloured + 5, 1).astype(np.float64)
+    assert (result**4).mean() / (result**2).mean() == pytest.approx(1, rel=1e-4)
+    assert abs(result.mean()) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, -1.0, 1e9])
+def test_flattened_forgets_the_unit(coloured, scale):
+    expected = np.sign(scale) * spectrum.flattened(coloured, 1)
+    np.testing.assert_allclose(spectrum.flattened(coloured * np.float32(scale), 1), expected, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("b_factor", [-25.0, -10.0, 25.0])
+def test_flattened_forgets_a_b_factor(b_factor):
+    volume = np.random.default_rng(5).standard_normal((40, 36, 44)) ** 3
+    a, b = spectrum.flattened(volume.astype(np.float32), 1), spectrum.flattened(filtered(volume, b_factor), 1)
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.998
+    assert b.std() == pytest.approx(a.std(), rel=0.02)
+
+
+def test_flattened_leaves_an_empty_map_empty():
+    assert not spectrum.flattened(np.zeros((8, 9, 10), np.float32), 1).any()
+
+
+def test_gain_is_the_inverse_amplitude_up_to_its_limit():
+    amplitude = np.array([1e5, 4.0, 2.0, 1.0, 0.1, 1e-6])  # the first shells, coarser than 20 A, are no measure of the strongest
+    gain = spectrum.flattening_gain(amplitude**2, 0.05)
+    np.testing.assert_allclose((gain * amplitude)[1:4], 1, rtol=0.02)
+    assert gain[-1] == pytest.approx(spectrum.LARGEST_GAIN / 4.0, rel=1e-3) and gain[0] == pytest.approx(1e-5)

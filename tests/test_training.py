@@ -1,0 +1,284 @@
+"""The trainer's parts against NumPy, and short trainings of a tiny network."""
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_network import SMALL
+
+from deepemhancer_plugin.core.networks import load_weights
+from deepemhancer_plugin.core.simulation import from_structure
+from deepemhancer_plugin.core.synthetic import build_protein
+from deepemhancer_plugin.core.training.cubes import cubes, rotated, volume
+from deepemhancer_plugin.core.training.losses import Loss
+from deepemhancer_plugin.core.training.pool import Pool, _corrupt
+from deepemhancer_plugin.core.training.train import Settings, Trainer, learning_rate
+
+EDGE = 16
+TINY = Settings(architecture=SMALL, edges=(EDGE,), batch=2, steps=40, rate=3e-3, warmup=5, precision="float32", average=0.8,
+                validate_every=20, validation_cubes=2, workers=1, schedule="plateau")
+
+
+@pytest.fixture(autouse=True)
+def dtype_policy():
+    import keras
+
+    before = keras.config.dtype_policy().name
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(scope="module")
+def molecule():
+    return from_structure(build_protein())[:400]
+
+
+@pytest.fixture(scope="module")
+def samples(molecule):
+    """Cubes of one molecule that hold some of it."""
+    inputs, targets = cubes(molecule, np.random.default_rng(5), 12, EDGE)
+    full = np.abs(targets).max((1, 2, 3, 4)) > 0.1
+    assert full.sum() >= 4
+    return inputs[full], targets[full]
+
+
+class FixedPool:
+    """The pool's interface over given cubes, the same for every run."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def batch(self, count, edge, rng):
+        return self.samples[0][:count], self.samples[1][:count]
+
+    def filled(self):
+        return len(self.samples[0])
+
+
+# ------------------------------------------------------------------------------------------------------------------------ schedule
+
+def test_learning_rate_is_a_warm_up_and_half_a_cosine():
+    settings = Settings(steps=1000, warmup=100, rate=2.0)
+    assert learning_rate(settings, 0, 0) == pytest.approx(2 / 100)
+    assert learning_rate(settings, 500, 0) == pytest.approx(2 * (0.01 + 0.99 / 2))
+    assert learning_rate(settings, 250, 0) == pytest.approx(2 * (0.01 + 0.99 * (1 + np.sqrt(0.5)) / 2))
+    assert learning_rate(settings, 1000, 0) == learning_rate(settings, 5000, 0) == pytest.approx(0.02)
+    rates = [learning_rate(settings, i, 0) for i in range(1000)]
+    assert max(rates) <= 2 and np.argmax(rates) in (98, 99, 100) and (np.diff(rates[100:]) < 0).all()
+
+
+def test_learning_rate_follows_the_clock_when_it_is_ahead():
+    settings = Settings(steps=1000, minutes=60, warmup=1, rate=1.0)
+    assert learning_rate(settings, 10, 30) == pytest.approx(0.505)
+    assert learning_rate(settings, 500, 3) == pytest.approx(0.505)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- loss
+
+def numpy_fsc(a, b):
+    n = len(a)
+    a, b = np.fft.fftn(a.astype(np.float64)), np.fft.fftn(b.astype(np.float64))
+    shell = np.round(np.sqrt(sum(g**2 for g in np.meshgrid(*[np.fft.fftfreq(n, 1 / n)] * 3, indexing="ij")))).astype(int)
+    return np.array([(a * b.conj())[shell == i].sum().real / np.sqrt((np.abs(a[shell == i]) ** 2).sum() * (np.abs(b[shell == i]) ** 2).sum())
+                     for i in range(1, n // 2 + 1)])
+
+
+@pytest.mark.parametrize("edge", [8, 12])
+def test_fsc_of_the_loss_is_that_of_the_fft(edge):
+    target = np.random.default_rng(0).standard_normal((3, edge, edge, edge, 1)).astype(np.float32)
+    prediction = target + np.random.default_rng(1).standard_normal(target.shape).astype(np.float32)
+    curve, filled = (np.asarray(a) for a in Loss(1.0).fsc(target, prediction))
+    assert curve.shape == (3, edge // 2) and (filled == 1).all()
+    for i in range(3):
+        np.testing.assert_allclose(curve[i], numpy_fsc(target[i, ..., 0], prediction[i, ..., 0]), atol=1e-4)
+
+
+def test_shells_that_the_target_leaves_empty_do_not_count():
+    z = np.arange(16)
+    target = np.zeros((2, 16, 16, 16, 1), np.float32)
+    target[0] = np.cos(2 * np.pi * 3 * z / 16)[:, None, None, None]  # the third shell alone; the second cube is empty
+    _, filled = Loss(1.0).fsc(target, target)
+    np.testing.assert_array_equal(np.asarray(filled), [[0, 0, 1, 0, 0, 0, 0, 0], [0] * 8])
+
+
+def test_loss_is_the_mean_absolute_error_and_the_fsc():
+    target = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 1)).astype(np.float32)
+    assert float(Loss(0.0)(target, target + 0.25)) == pytest.approx(0.25, rel=1e-4)
+    assert float(Loss(0.5)(target, target)) == pytest.approx(0, abs=1e-4)
+    other = np.random.default_rng(1).standard_normal(target.shape).astype(np.float32)
+    expected = np.abs(target - other).mean() + 0.5 * (1 - numpy_fsc(target[0, ..., 0], other[0, ..., 0])).mean()
+    assert float(Loss(0.5)(target, other)) == pytest.approx(expected, rel=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------------------------------- cubes
+
+def test_rotations_are_the_24_proper_ones():
+    """Each turns the cube of coordinates by a signed permutation matrix of determinant +1; all are different."""
+    n = 4
+    coordinates = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2] * 3, indexing="ij"), -1)
+    found = set()
+    for i in range(24):
+        turned = rotated(coordinates, i).reshape(-1, 3)
+        matrix, residual, _, _ = np.linalg.lstsq(coordinates.reshape(-1, 3), turned, rcond=None)
+        assert residual.max() < 1e-20 and np.linalg.det(matrix) == pytest.approx(1)
+        np.testing.assert_allclose(np.sort(np.abs(matrix), axis=None), [0] * 6 + [1] * 3, atol=1e-12)
+        found.add(tuple(np.round(matrix).astype(int).ravel()))
+    assert len(found) == 24
+
+
+def test_a_simulated_map_and_its_cubes(molecule):
+    inputs, target, atoms = volume(molecule, np.random.default_rng(5), (96, 100))
+    assert inputs.shape == (*target.shape, 2) and all(95 <= n <= 101 for n in target.shape)
+    z, y, x = np.round(atoms).astype(int).T
+    assert target[z, y, x].mean() > 10 * target.mean()  # atoms are given in voxels of the map
+    xs, ys = cubes(molecule, np.random.default_rng(5), 3, 24)
+    assert xs.shape == (3, 24, 24, 24, 2) and ys.shape == (3, 24, 24, 24, 1) and xs.dtype == ys.dtype == np.float16
+    assert np.isfinite(xs).all() and np.isfinite(ys).all()
+    again = cubes(molecule, np.random.default_rng(5), 3, 24)
+    np.testing.assert_array_equal(xs, again[0])
+
+
+@pytest.mark.parametrize("edge", [8, 16, 32])
+def test_corruption_is_a_patch_of_noise_with_an_empty_target(edge):
+    for seed in range(20):
+        cube, target = np.zeros((edge, edge, edge, 2), np.float16), np.ones((edge, edge, edge, 1), np.float16)
+        _corrupt(cube, target, np.random.default_rng(seed))
+        patch = target[..., 0] == 0
+        assert patch.any() and not cube[~patch].any()
+        extents = [np.flatnonzero(patch.any(tuple(b for b in range(3) if b != a))) for a in range(3)]
+        assert all(len(e) == e[-1] - e[0] + 1 <= edge // 3 for e in extents) and patch.sum() == np.prod([len(e) for e in extents])
+        assert (cube[patch] != 0).mean() > 0.9
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- pool
+
+POOL = """
+import os
+import numpy as np
+from deepemhancer_plugin.core.simulation import from_structure
+from deepemhancer_plugin.core.synthetic import build_protein
+from deepemhancer_plugin.core.training.pool import Pool
+with Pool([from_structure(build_protein())[:200]], 8, 32, 2, 1, 0) as pool:
+    pool.wait(8)
+    processes = pool._processes
+    assert all(p.is_alive() for p in processes) and pool.filled() >= 8
+    inputs, targets = pool.batch(5, 24, np.random.default_rng(0))
+assert inputs.shape == (5, 24, 24, 24, 2) and targets.shape == (5, 24, 24, 24, 1) and inputs.dtype == np.float16
+assert np.isfinite(inputs).all() and inputs.std((1, 2, 3)).min() > 0
+assert not any(p.is_alive() for p in processes)
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("no children")
+"""
+
+
+def test_pool_gives_cubes_and_leaves_no_process():
+    done = subprocess.run([sys.executable, "-c", POOL], capture_output=True, text=True, check=False, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and done.stdout == "no children\n", done.stderr[-2000:]
+
+
+def test_batches_are_parts_of_the_cubes_turned():
+    """Without processes: the pool's memory filled by hand."""
+    pool = Pool([], 8, 12, 1, 1, 0)
+    values = np.arange(12**3, dtype=np.float16).reshape(12, 12, 12, 1) / 2
+    pool.inputs[:], pool.targets[:], pool.version[:] = values, values + 1, 2
+    parts = {tuple(rotated(values[a:a + 10, b:b + 10, c:c + 10], i).ravel()[:200]) for i in range(24)
+             for a, b, c in itertools.product(range(3), repeat=3)}
+    inputs, targets = pool.batch(60, 10, np.random.default_rng(0))
+    same = [i for i in range(60) if np.array_equal(inputs[i] + 1, targets[i])]
+    assert 45 <= len(same) < 60  # about a tenth is corrupted
+    assert all(tuple(inputs[i].ravel()[:200]) in parts for i in same) and len({float(inputs[i, 0, 0, 0, 0]) for i in same}) > 10
+
+
+def test_a_dead_worker_is_noticed(molecule):
+    with Pool([molecule], 8, 32, 2, 1, 0) as pool:
+        pool._processes[0].terminate()
+        pool._processes[0].join()
+        with pytest.raises(RuntimeError, match="died"):
+            pool.wait(8)
+
+
+# ------------------------------------------------------------------------------------------------------------------------ training
+
+def variables(trainer):
+    return [np.asarray(v) for v in trainer._variables()]
+
+
+@pytest.fixture(scope="module")
+def trained(samples, tmp_path_factory):
+    """Forty steps at once: the trainer, what it reported, its folder."""
+    folder, reports = tmp_path_factory.mktemp("at once"), []
+    trainer = Trainer(TINY, folder)
+    trainer.run(FixedPool(samples), (samples[0][:2], samples[1][:2]), reports.append)
+    return trainer, reports, folder
+
+
+def test_training_reduces_the_loss(trained, samples):
+    trainer, reports, _ = trained
+    untrained = float(Loss(TINY.fsc_weight)(samples[1][:2], np.zeros_like(samples[1][:2])))  # a new network gives zeros
+    with trainer.averaged():
+        loss = float(trainer.loss(samples[1][:2], trainer.network.model(samples[0][:2].astype(np.float32))))
+    assert loss < 0.9 * untrained
+    assert reports[0]["step"] == 20 and reports[-1]["step"] == 40 and reports[-1]["loss"] < reports[0]["loss"]
+    assert reports[-1]["mae"] < np.abs(samples[1][:2]).mean() and reports[-1]["cc"] > 0.2
+
+
+def test_files_of_a_training(trained, samples):
+    trainer, reports, folder = trained
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.npz", "history.json", "weights.npz"]
+    assert json.loads((folder / "history.json").read_text()) == reports
+    network, facts = load_weights(folder / "weights.npz")
+    assert network.architecture == SMALL and facts["step"] == 40 and facts["settings"]["minutes"] is None
+    raw = [np.asarray(v) for v in trainer.network.model.trainable_variables]
+    with trainer.averaged():
+        averaged = [np.asarray(v) for v in trainer.network.model.trainable_variables]
+    for value, mean in zip(network.model.trainable_variables, averaged, strict=True):
+        np.testing.assert_array_equal(np.asarray(value), mean.astype(np.float16))
+    assert max(np.abs(a - b).max() for a, b in zip(raw, averaged, strict=True)) > 1e-4
+    for before, after in zip(raw, trainer.network.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, np.asarray(after))  # the training goes on with its own weights
+
+
+def test_stop_and_resume_is_as_one_training(trained, samples, tmp_path):
+    validation = (samples[0][:2], samples[1][:2])
+    first = Trainer(replace(TINY, steps=20), tmp_path)
+    first.run(FixedPool(samples), validation, lambda entry: None)
+    second = Trainer(TINY, tmp_path)
+    assert second.step == 20 and second.history == first.history
+    for a, b in zip(variables(first), variables(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    second.run(FixedPool(samples), validation, lambda entry: None)
+    assert second.step == 40
+    for a, b in zip(variables(trained[0]), variables(second), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3 * max(1e-3, np.abs(a).max()))
+
+
+def test_a_finished_training_started_again_changes_nothing(trained, samples):
+    _, reports, folder = trained
+    before = (folder / "checkpoint.npz").read_bytes()
+    again = Trainer(TINY, folder)
+    again.run(FixedPool(samples), (samples[0][:2], samples[1][:2]), lambda entry: pytest.fail("nothing is to be done"))
+    assert again.step == 40 and again.history == reports and (folder / "checkpoint.npz").read_bytes() == before
+
+
+def test_training_can_start_from_weights(trained, tmp_path):
+    started = Trainer(TINY, tmp_path, start=trained[2] / "weights.npz")
+    assert started.step == 0
+    with trained[0].averaged():
+        for a, b in zip(trained[0].network.model.trainable_variables, started.network.model.trainable_variables, strict=True):
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(samples, tmp_path):
+    broken = (np.full_like(samples[0], np.nan), samples[1])
+    trainer = Trainer(TINY, tmp_path)
+    with pytest.raises(FloatingPointError, match=r"nan at step [12];"):
+        trainer.run(FixedPool(broken), (samples[0][:2], samples[1][:2]), lambda entry: None)
+    assert not list(tmp_path.iterdir())
