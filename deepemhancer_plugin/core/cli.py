@@ -97,7 +97,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # said aloud, TensorFlow need not announce it at every start
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _stop)
         signal.signal(signal.SIGTERM, _stop)
@@ -218,7 +217,7 @@ def _run(a: argparse.Namespace) -> tuple:
         n = result.report["noise"]
         log(f"noise: mean {n['mean']:.4g}, standard deviation {n['std']:.4g} (from {n['source']})")
     if result.report["half_map_fsc_0.143"]:
-        log(f"half-map FSC, unmasked, falls under 0.143 at {result.report['half_map_fsc_0.143']:.2f} A: do not trust detail much finer than that")
+        log(f"half-map FSC = 0.143 at {result.report['half_map_fsc_0.143']:.2f} A, unmasked (in the molecule alone it is finer)")
     log(f"precision: {result.report['precision']}")
     return result, like, model, where
 

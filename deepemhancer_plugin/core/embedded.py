@@ -2,16 +2,15 @@
 import hashlib
 import json
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.networks import UNREADABLE, Architecture, load_weights, not_ours
 
 FOLDER = Path(__file__).parent / "models"
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -32,13 +31,11 @@ class EmbeddedModel:
 
     @cached_property
     def channels(self) -> int:
-        return int(_architecture(self.path)["channels"])
+        return _architecture(self.path).channels
 
     def predictor(self, precision: str = "float32", device: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
         """The network as a function from windows (n, tile, tile, tile, channels) to (n, tile, tile, tile), float32. Imports Keras."""
         import keras
-
-        from deepemhancer_plugin.core.networks import load_weights
 
         if precision not in POLICIES:
             raise InputError(f"precision {precision}: one of {', '.join(POLICIES)} is right for these weights")
@@ -62,12 +59,12 @@ class EmbeddedModel:
         return predict
 
 
-def _architecture(path: str) -> dict[str, Any]:
+def _architecture(path: str) -> Architecture:
     try:
         with np.load(path, allow_pickle=False) as data:
-            return json.loads(str(data["architecture"]))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a weights file of this program ({error}); give one written by `deepemhancer train`") from error
+            return Architecture.from_dict(json.loads(str(data["architecture"])))
+    except UNREADABLE as error:
+        raise not_ours(path, error) from error
 
 
 def load_embedded(variant: str) -> EmbeddedModel:

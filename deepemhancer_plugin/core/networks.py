@@ -2,8 +2,15 @@
 
 Keras 3 on any backend; imported when a network is built, not before. Input (batch, z, y, x, channels), output (batch, z, y, x, 1).
 """
+import struct
+import zipfile
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from deepemhancer_plugin.core.errors import InputError
+
+# What NumPy, zipfile, json and Keras raise on foreign and damaged files, which their documentation does not say.
+UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, struct.error)
 
 
 @dataclass(frozen=True)
@@ -123,12 +130,8 @@ def save_weights(path, network: Embedded, facts: dict[str, Any]) -> None:
 def load_weights(path) -> tuple[Embedded, dict[str, Any]]:
     """The network that `save_weights` wrote, and its facts. InputError when the file is none of ours or damaged."""
     import json
-    import struct
-    import zipfile
 
     import numpy as np
-
-    from deepemhancer_plugin.core.errors import InputError
 
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -141,7 +144,11 @@ def load_weights(path) -> tuple[Embedded, dict[str, Any]]:
             return network, json.loads(str(data["facts"]))
     except InputError:
         raise
-    # What NumPy, zipfile, json and Keras raise on foreign and damaged files, which their documentation does not say.
-    except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, struct.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a weights file of this program ({reason}); give one written by `deepemhancer train`") from error
+    except UNREADABLE as error:
+        raise not_ours(path, error) from error
+
+
+def not_ours(path, error: Exception) -> InputError:
+    """The error, in one line, for a file that is none of `save_weights`."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path}: not a weights file of this program ({reason}); give one written by `deepemhancer train`")
