@@ -105,8 +105,9 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         if failed or not (os.path.exists(output) and os.path.exists(report)):
             pwutils.cleanPath(output, report)
             raise PyworkflowException(f"deepemhancer failed: {lastLine(log)}")
-        self._checkBox(output, job)
-        self._setOriginInFile(output, inputs[0], job)
+        if boxOf(output) != boxOf(inputs[0]):
+            raise PyworkflowException(f"{output} has a box of {boxOf(output)}, the input one of {boxOf(inputs[0])}.")
+        self._setOriginInFile(output, job.volume)
 
     def createOutputStep(self):
         jobs = self._jobs()
@@ -115,7 +116,6 @@ class ProtDeepEMhancer(ProtAnalysis3D):
             output = self._getExtraPath(f"enhanced{suffix(job.key)}.mrc")
             if not os.path.exists(output):
                 raise PyworkflowException(f"{output} does not exist: run the protocol again.")
-            self._checkBox(output, job)
             volumes.append(enhancedVolume(output, job.volume))
         if self._isSet():
             result = self._createSetOfVolumes()
@@ -201,20 +201,14 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         return ["-g", ",".join(map(str, gpus))] if gpus else []
 
     # --------------------------- the output file
-    def _checkBox(self, output, job):
-        expected, found = job.volume.getDim(), ImageHandler().getDimensions(output)[:3]
-        if tuple(expected) != tuple(found):
-            raise PyworkflowException(f"{output} has a box of {found}, the input {tuple(expected)}: run the protocol again.")
-
-    def _setOriginInFile(self, output, source, job):
+    def _setOriginInFile(self, output, volume):
         """Writes the origin that the user gave the map in Scipion into the file, where the input file does not have it.
 
         The program keeps the header of the input file. Scipion's default, the centre of the box, is not the user's: Scipion does
         not write it into files either, and with it the enhanced file would no longer lie on its input in other programs.
         """
-        wanted = job.volume.getOrigin(force=True).getShifts()
-        rate = job.volume.getSamplingRate()
-        centre = [-n * rate / 2 for n in job.volume.getDim()]
+        wanted = volume.getOrigin(force=True).getShifts()
+        centre = [-n * volume.getSamplingRate() / 2 for n in volume.getDim()]
         header = Ccp4Header(output, readHeader=True)
         if not (close(wanted, header.getOrigin()) or close(wanted, centre)):
             header.setOrigin(wanted)
@@ -358,6 +352,12 @@ def writeBinaryMask(source, path, threshold):
                                   f"the mask's values go from {image.getData().min():g} to {image.getData().max():g}.")
     image.setData(data)
     handler.write(image, path)
+
+
+def boxOf(path):
+    """Voxels in x, y, z; headers differ in whether they call a volume a stack of images."""
+    x, y, z, n = ImageHandler().getDimensions(path)
+    return x, y, z * n
 
 
 def lastLine(log):
