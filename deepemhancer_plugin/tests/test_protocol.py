@@ -235,7 +235,7 @@ class TestEnhance(EnhanceTest):
 class TestSet(EnhanceTest):
     def test_set_of_volumes(self):
         folder = self.getOutputPath("set")
-        os.makedirs(folder)
+        os.makedirs(folder, exist_ok=True)
         rng = np.random.default_rng(3)
         for name, scale in (("a", 1), ("b", 2)):
             writeMap(f"{folder}/{name}.mrc", scale * self.half1 + rng.normal(0, 0.01, SHAPE))
