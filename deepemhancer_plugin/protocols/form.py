@@ -139,6 +139,6 @@ def _after(form):
                         "They are mostly noise; a small subunit that touches nothing would go too. The summary says how much "
                         "went.")
     group.addParam("sizeFraction_CC", params.FloatParam, default=0.05, allowsNull=False, expertLevel=params.LEVEL_ADVANCED,
-                   condition="performCleaningStep", label="Relative size (0 to 1) of an island to remove",
+                   condition="performCleaningStep", label="Relative size (0 to 1)",
                    validators=[params.Range(0, 1, "should lie between 0 and 1.")],
                    help="Islands smaller than this fraction of all positive voxels are removed.")

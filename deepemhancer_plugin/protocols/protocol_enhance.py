@@ -117,7 +117,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
             if not os.path.exists(output):
                 raise PyworkflowException(f"{output} does not exist: run the protocol again.")
             volumes.append(enhancedVolume(output, job.volume))
-        if self._isSet():
+        if self.isSet():
             result = self._createSetOfVolumes()
             result.copyInfo(self.inputVolume.get())
             for job, volume in zip(jobs, volumes, strict=True):
@@ -125,14 +125,15 @@ class ProtDeepEMhancer(ProtAnalysis3D):
                 result.append(volume)
         else:
             result = volumes[0]
-        self._defineOutputs(**{(Outputs.Volumes if self._isSet() else Outputs.Volume).name: result})
+        self._defineOutputs(**{(Outputs.Volumes if self.isSet() else Outputs.Volume).name: result})
         for name in self._mapParams():
             self._defineTransformRelation(getattr(self, name), result)
         if self.normalization == NORMALIZATION_MASK:
             self._defineSourceRelation(self.inputMask, result)
 
     # --------------------------- what is to be done
-    def _isSet(self):
+    def isSet(self):
+        """True where the input is a set of volumes, and so the output."""
         return not self._separateHalves() and isinstance(self.inputVolume.get(), SetOfVolumes)
 
     def _separateHalves(self):
@@ -147,7 +148,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         if self._separateHalves():
             halves = [self.inputHalf1.get(), self.inputHalf2.get()]
             return [Job("", halves[0], [location(half) for half in halves])]
-        if self._isSet():
+        if self.isSet():
             volumes = [volume.clone() for volume in self.inputVolume.get().iterItems(iterate=False)]
             return [Job(str(volume.getObjId()), volume, self._filesOf(volume)) for volume in volumes]
         return [Job("", self.inputVolume.get(), self._filesOf(self.inputVolume.get()))]
@@ -159,6 +160,10 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         if self.useHalfMapsInsteadVol:
             return [[0, clean(half)] for half in volume.getHalfMaps(asList=True)]
         return [location(volume)]
+
+    def getInputFiles(self, key=""):
+        """The map, or the two half maps, that became the enhanced map of this key, as [index, file name] each."""
+        return self._job(key).files
 
     def _maskSource(self):
         if self.normalization != NORMALIZATION_MASK:
@@ -232,7 +237,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         if self._separateHalves():
             volumes = [self.inputHalf1.get(), self.inputHalf2.get()]
         else:
-            volumes = [self.inputVolume.get()] if not self._isSet() else [volume.clone() for volume in self.inputVolume.get()]
+            volumes = [self.inputVolume.get()] if not self.isSet() else [volume.clone() for volume in self.inputVolume.get()]
         for volume in volumes:
             errors += validateVolume(volume)
             if self.useHalfMapsInsteadVol and not self._separateHalves():
