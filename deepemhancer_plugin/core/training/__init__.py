@@ -1,1 +1,1 @@
-
+"""Training of the networks on simulated half maps."""

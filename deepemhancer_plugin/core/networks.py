@@ -1,0 +1,168 @@
+"""The networks that this project trains: the embedded one, and the published U-Net for comparison.
+
+Keras 3 on any backend; imported when a network is built, not before. Input (batch, z, y, x, channels), output (batch, z, y, x, 1).
+"""
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The embedded network's size.
+
+    channels      1: the normalised map; 2: beside it the flattened one (spectrum.flattened)
+    widths        features at 2, 4, 8, ... A/voxel
+    blocks        residual blocks of two 3^3 convolutions on the way down and again on the way up, per level
+    norm          "none", or "layer": over the features of each voxel
+    """
+    channels: int = 2
+    widths: tuple[int, ...] = (48, 96, 160, 192)
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    norm: str = "none"
+
+    @property
+    def stride(self) -> int:
+        """Boxes are padded to a multiple of this many voxels."""
+        return 2 ** len(self.widths)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Architecture":
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class Embedded:
+    """The embedded network in three parts, so that a large map passes through it in tiles without a difference (inference.py).
+
+    `entry`   voxels (N, z, y, x, channels) -> features at 2 A (N, z/2, y/2, x/2, widths[0]) and at 4 A (N, z/4, y/4, x/4, widths[1])
+    `inner`   features at 4 A -> features at 4 A: a U-Net over the coarser levels, most of the reach and an eighth of the memory
+    `exit`    features at 2 A, features at 4 A -> enhanced voxels (N, z, y, x, 1)
+    `model`   the three together
+
+    2x2x2 voxels become features at the entrance (space to depth) and features voxels at the exit, with nothing lost. No statistics over the
+    tile: every voxel is computed from its surroundings alone, so the result does not depend on the tiling. Residual blocks start as the
+    identity (He et al. 2016; Zhang et al. 2019, "Fixup"), which makes them train without batch statistics.
+    """
+
+    def __init__(self, architecture: Architecture):
+        import keras
+        from keras import layers
+
+        self.architecture = architecture
+        widths, blocks = architecture.widths, architecture.blocks
+
+        def block(x, name):
+            y = layers.LayerNormalization(epsilon=1e-3, name=f"{name}_norm")(x) if architecture.norm == "layer" else x
+            y = layers.Conv3D(x.shape[-1], 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"{name}_a")(y)
+            y = layers.Conv3D(x.shape[-1], 3, padding="same", kernel_initializer="zeros", name=f"{name}_b")(y)
+            return layers.Add(name=f"{name}_sum")([x, y])
+
+        def level(x, number, way):
+            for i in range(blocks[number]):
+                x = block(x, f"{way}{number}_{i}")
+            return x
+
+        def down(x, number):
+            return layers.Conv3D(widths[number + 1], 2, strides=2, name=f"reduce{number}")(x)
+
+        def up(x, number):
+            return layers.Conv3DTranspose(widths[number], 2, strides=2, name=f"expand{number}")(x)
+
+        voxels = keras.Input((None, None, None, architecture.channels), name="map")
+        x = layers.Conv3D(8 * architecture.channels, 2, strides=2, use_bias=False, kernel_initializer=_space_to_depth, trainable=False,
+                          name="space_to_depth", dtype="float32")(voxels)
+        x = layers.Conv3D(widths[0], 3, padding="same", activation="relu", kernel_initializer="he_normal", name="first")(x)
+        fine = level(x, 0, "down")
+        self.entry = keras.Model(voxels, [fine, down(fine, 0)], name="entry")
+
+        coarse = keras.Input((None, None, None, widths[1]), name="coarse")
+        x, skips = coarse, []
+        for number in range(1, len(widths)):
+            x = level(x, number, "down")
+            if number < len(widths) - 1:
+                skips.append(x)
+                x = down(x, number)
+        for number in range(len(widths) - 2, 0, -1):
+            x = layers.Add(name=f"join{number}")([skips.pop(), up(x, number)])
+            x = level(x, number, "up")
+        self.inner = keras.Model(coarse, x, name="inner")
+
+        fine_in = keras.Input((None, None, None, widths[0]), name="fine")
+        coarse_in = keras.Input((None, None, None, widths[1]), name="coarse_again")
+        x = layers.Add(name="join0")([fine_in, up(coarse_in, 0)])
+        x = level(x, 0, "up")
+        x = layers.Conv3D(8, 3, padding="same", kernel_initializer="zeros", name="last", dtype="float32")(x)
+        x = layers.Conv3DTranspose(1, 2, strides=2, use_bias=False, kernel_initializer=_depth_to_space, trainable=False,
+                                   name="depth_to_space", dtype="float32")(x)
+        self.exit = keras.Model([fine_in, coarse_in], x, name="exit")
+
+        fine, coarse = self.entry(voxels)
+        self.model = keras.Model(voxels, self.exit([fine, self.inner(coarse)]), name="embedded")
+
+    @property
+    def reach(self) -> int:
+        """How far, in voxels, `entry` and `exit` together look beyond a voxel: the halo of a tile, a multiple of 4."""
+        convolutions = 1 + 2 * self.architecture.blocks[0] + 2 * self.architecture.blocks[0] + 1
+        return -4 * (-2 * (convolutions + 1) // 4)
+
+
+def _space_to_depth(shape, dtype=None):
+    """Kernel (2, 2, 2, c, 8 c) that lays each of 2x2x2 voxels into a feature of its own."""
+    import numpy as np
+
+    kernel = np.zeros(shape, "float32")
+    c = shape[3]
+    for i, (z, y, x) in enumerate(np.ndindex(2, 2, 2)):
+        for channel in range(c):
+            kernel[z, y, x, channel, i * c + channel] = 1
+    return kernel
+
+
+def _depth_to_space(shape, dtype=None):
+    """Kernel (2, 2, 2, 1, 8) of the transposed convolution that lays eight features out as 2x2x2 voxels."""
+    import numpy as np
+
+    kernel = np.zeros(shape, "float32")
+    for i, (z, y, x) in enumerate(np.ndindex(2, 2, 2)):
+        kernel[z, y, x, 0, i] = 1
+    return kernel
+
+
+def save_weights(path, network: Embedded, facts: dict[str, Any]) -> None:
+    """Write the network's weights as float16, with its architecture and `facts` (how it was trained) as JSON, to one .npz file, atomically."""
+    import json
+    import os
+    from pathlib import Path
+
+    import numpy as np
+
+    arrays = {v.path: np.asarray(v).astype(np.float16) for v in network.model.trainable_variables}
+    temporary = Path(path).with_suffix(".tmp.npz")
+    np.savez(temporary, architecture=json.dumps(network.architecture.to_dict()), facts=json.dumps(facts), **arrays)
+    os.replace(temporary, path)
+
+
+def load_weights(path) -> tuple[Embedded, dict[str, Any]]:
+    """The network that `save_weights` wrote, and its facts. InputError when the file is none of ours or damaged."""
+    import json
+    import zipfile
+
+    import numpy as np
+
+    from deepemhancer_plugin.core.errors import InputError
+
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            network = Embedded(Architecture.from_dict(json.loads(str(data["architecture"]))))
+            for variable in network.model.trainable_variables:
+                values = data[variable.path]
+                if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
+                    raise InputError(f"{path}: {variable.path} has shape {values.shape} or non-finite values; {tuple(variable.shape)} is right")
+                variable.assign(values.astype(np.float32))
+            return network, json.loads(str(data["facts"]))
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a weights file of this program ({error}); give one written by `deepemhancer train`") from error

@@ -1,0 +1,84 @@
+"""The conditions under which half maps are simulated."""
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What happens to a molecule on its way to two half maps. Lengths in A, B factors in A^2.
+
+    resolution       where the FSC of the halves, in the molecule's volume, falls to 0.143
+    sampling_rate    A/voxel of the maps
+    box              edge of the box in voxels; None: the molecule and `margin` on every side
+    margin           room around the molecule
+    b_factor         loss of contrast of both halves, signal and noise
+    disorder         B added at the most flexible end of the molecule
+    pose_error       error of the particles' shifts: B = 8 pi^2 pose_error^2 everywhere
+    angle_error      error of the particles' orientations in degrees: B grows with the square of the distance from the centre
+    solvent          density of the bulk solvent relative to the molecule's mean
+    micelle          density of a detergent belt relative to the molecule's mean; 0: none
+    micelle_height, micelle_width   half height of the belt, and its width beyond the molecule
+    copies           copies of the molecule around a point-group axis C_n, in contact with each other
+    weak             occupancy of a tenth to a third of the molecule at one end
+    noise_exponent   amplitude of the noise ~ |k|^noise_exponent; 0.5 is back-projection's
+    preferred        0-1, how much the views crowd around one direction: more noise along the directions seen least
+    low_pass         cut of both halves (None: none), as a filter applied afterwards
+    centred          the molecule in the middle of the box, or off it by up to a quarter of the room
+    sphere           zero outside the sphere of reconstruction
+    random_pose      a random rotation and sub-voxel shift; False keeps the model's own orientation and the centre of its atoms
+    """
+    resolution: float = 3.5
+    sampling_rate: float = 1.0
+    box: int | None = None
+    margin: float = 16.0
+    b_factor: float = 80.0
+    disorder: float = 60.0
+    pose_error: float = 0.15
+    angle_error: float = 0.4
+    solvent: float = 0.5
+    micelle: float = 0.0
+    micelle_height: float = 16.0
+    micelle_width: float = 10.0
+    copies: int = 1
+    weak: float = 1.0
+    noise_exponent: float = 0.5
+    preferred: float = 0.0
+    low_pass: float | None = None
+    centred: bool = True
+    sphere: bool = True
+    random_pose: bool = True
+
+
+def random_conditions(rng: np.random.Generator, largest_box: int = 128, typical: bool = False) -> Conditions:
+    """Conditions drawn from the range met in practice; `typical` (2.6-6 A, whole molecules) leaves out the rare and the extreme ones.
+
+    `typical` is what evaluations use; training sees more (filters, other colours of noise, strong B factors, boxes of at most `largest_box`
+    A that cut large molecules), so that nothing met later is new to the network.
+    """
+    low, high = (2.6, 6.0) if typical else (2.3, 8.0)
+    conditions = Conditions(
+        # Uniform in frequency, as the information is.
+        resolution=1 / rng.uniform(1 / high, 1 / low), box=None, margin=rng.uniform(10, 24), b_factor=rng.uniform(20, 200),
+        disorder=rng.uniform(0, 200), pose_error=rng.uniform(0.08, 0.25), angle_error=rng.uniform(0.2, 1.0), solvent=rng.uniform(0.3, 0.8),
+        micelle=rng.uniform(0.3, 0.7) if rng.random() < 0.33 else 0.0, micelle_height=rng.uniform(12, 20), micelle_width=rng.uniform(5, 18),
+        preferred=rng.uniform(0.3, 1) if rng.random() < 0.2 else 0.0, centred=rng.random() < 0.7)
+    if typical:
+        return conditions
+    changes: dict = {"sphere": rng.random() < 0.8}
+    if rng.random() < 0.25:
+        changes["copies"] = int(rng.integers(2, 5))
+    if rng.random() < 0.2:
+        changes["weak"] = rng.uniform(0.2, 0.8)
+    if rng.random() < 0.25:
+        changes["noise_exponent"] = rng.uniform(-1.5, 1.0)
+    if rng.random() < 0.15:
+        changes["low_pass"] = rng.uniform(4, 11)
+    if rng.random() < 0.3:
+        changes["b_factor"] = rng.uniform(0, 500)
+    if rng.random() < 0.2:
+        changes["solvent"] = rng.uniform(0, 0.9)
+    # The voxel sizes that a network at 1 A/voxel meets: it never sees frequencies beyond the microscope's Nyquist limit.
+    changes["sampling_rate"] = float(rng.choice([1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2)], p=[0.4, 0.4, 0.2]))
+    changes["box"] = int(rng.integers(max(96, largest_box - 32), largest_box + 1) / changes["sampling_rate"])
+    return replace(conditions, **changes)

@@ -1,0 +1,119 @@
+"""Radial spectra of maps: power, Fourier shell correlation, and the flattened map that the embedded network sees beside the plain one."""
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import fft
+
+SLAB = 32  # planes at a time, so that the frequencies of a large map never stand in memory at once
+
+
+def _shells(shape: tuple[int, ...], rate: float, width: float) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Slabs of the half spectrum of a map (z, y, x): their planes, |k| in 1/A, and the number of the shell of every coefficient."""
+    kz, ky, kx = (f(n, rate).astype(np.float32) for f, n in zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), shape, strict=True))
+    plane = ky[:, None] ** 2 + kx[None, :] ** 2
+    for start in range(0, shape[0], SLAB):
+        planes = slice(start, min(start + SLAB, shape[0]))
+        k = np.sqrt(kz[planes, None, None] ** 2 + plane)
+        yield planes, k, (k / np.float32(width) + np.float32(0.5)).astype(np.int32)
+
+
+def shell_width(shape: tuple[int, ...], rate: float) -> float:
+    """Width of a shell in 1/A: the coarsest step between the Fourier coefficients of the box."""
+    return 1.0 / (min(shape) * rate)
+
+
+def radial_mean(values: np.ndarray, shape: tuple[int, ...], rate: float = 1.0) -> np.ndarray:
+    """Mean over each shell of `values` given on the half spectrum (nz, ny, nx // 2 + 1) of a map of `shape`; shell i is at i * width."""
+    sums = counts = np.zeros(0)
+    for planes, _, shell in _shells(shape, rate, shell_width(shape, rate)):
+        weight = np.full(shell.shape, 2.0, np.float32)  # a coefficient with 0 < kx stands for its conjugate too
+        weight[..., 0] = 1
+        if shape[2] % 2 == 0:
+            weight[..., -1] = 1
+        n = max(len(sums), int(shell.max()) + 1)
+        sums, counts = (np.pad(a, (0, n - len(a))) for a in (sums, counts))
+        sums += np.bincount(shell.ravel(), (weight * values[planes]).ravel(), n)
+        counts += np.bincount(shell.ravel(), weight.ravel(), n)
+    return sums / np.maximum(counts, 1)
+
+
+def power(spectrum: np.ndarray, shape: tuple[int, ...], rate: float = 1.0) -> np.ndarray:
+    """Mean |F|^2 of each shell."""
+    return radial_mean(spectrum.real**2 + spectrum.imag**2, shape, rate)
+
+
+def multiply(spectrum: np.ndarray, gain: np.ndarray, shape: tuple[int, ...], rate: float = 1.0) -> None:
+    """Multiply the half spectrum in place by a radial gain given at the shells, linear in between."""
+    width = shell_width(shape, rate)
+    shells = np.arange(len(gain)) * width
+    for planes, k, _ in _shells(shape, rate, width):
+        spectrum[planes] *= np.interp(k.ravel(), shells, gain).reshape(k.shape).astype(np.float32)
+
+
+def fsc(first: np.ndarray, second: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Fourier shell correlation of two maps (z, y, x): frequencies in 1/A up to Nyquist, and the correlation at each.
+
+    Harauz & van Heel 1986 (Optik 73, 146).
+    """
+    shape = first.shape
+    a, b = fft.rfftn(first, workers=-1), fft.rfftn(second, workers=-1)
+    cross = radial_mean((a * np.conj(b)).real, shape, rate)
+    norm = np.sqrt(power(a, shape, rate) * power(b, shape, rate))
+    width = shell_width(shape, rate)
+    n = int(0.5 / rate / width) + 1
+    curve = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 1e-12 * norm.max())[:n]
+    curve[0] = 1.0
+    return np.arange(n) * width, curve
+
+
+def resolution(frequency: np.ndarray, curve: np.ndarray, threshold: float) -> float:
+    """Resolution in A where the curve first falls under the threshold (linear interpolation); Nyquist when it never does."""
+    below = np.flatnonzero(curve < threshold)
+    below = below[below > 0]
+    if not len(below):
+        return float(1 / frequency[-1])
+    i = below[0]
+    t = (curve[i - 1] - threshold) / (curve[i - 1] - curve[i])
+    k = frequency[i - 1] + t * (frequency[i] - frequency[i - 1])
+    return float(1 / max(k, frequency[1] / 2))
+
+
+MOLECULE_FRACTION = 0.2  # share of the box that a molecule usually fills: turns the box's signal-to-noise ratio into the molecule's
+
+
+LARGEST_GAIN = 300.0    # between 20 A and the finest detail: B of 200 A^2 at 3 A; beyond there is only rounding and leakage to amplify
+
+
+def flattening_gain(map_power: np.ndarray, noise_power: np.ndarray | None, width: float) -> np.ndarray:
+    """Gain of each shell (shells `width` in 1/A apart) that makes the map's amplitudes equal, times the Wiener weight where the noise is known.
+
+    The shape of the spectrum (B factor, regularisation, sharpening) is thus taken out before the network, which would otherwise have to
+    amplify fine detail by a hundred in low precision; and shells of pure noise do not drown the rest. `noise_power` is that of the mean of
+    the halves, from their difference: |F(half1 - half2)|^2 / 4.
+    """
+    amplitude = np.sqrt(map_power)
+    strongest = amplitude[max(1, round(0.05 / width)):].max(initial=0)
+    gain = 1 / np.maximum(amplitude, strongest / LARGEST_GAIN + 1e-30)
+    if noise_power is not None:
+        snr = map_power / np.maximum(noise_power, 1e-30)
+        snr = np.convolve(np.pad(snr, 2, mode="edge"), np.ones(5) / 5, "valid")
+        snr = np.maximum(snr - 1.02, 0) / MOLECULE_FRACTION  # 2 %: the error of the ratio itself
+        gain *= snr / (1 + snr)
+    return gain
+
+
+def flattened(volume: np.ndarray, noise_power: np.ndarray | None, workers: int = -1) -> np.ndarray:
+    """The map (z, y, x) at 1 A/voxel with flat radial amplitudes (see `flattening_gain`), its strong voxels about one.
+
+    The scale is sqrt(<x^4> / <x^2>), which hardly depends on how much solvent is in the box.
+    """
+    spectrum = fft.rfftn(volume, workers=workers)
+    spectrum[0, 0, 0] = 0
+    gain = flattening_gain(power(spectrum, volume.shape), noise_power, shell_width(volume.shape, 1.0))
+    multiply(spectrum, gain, volume.shape)
+    result = fft.irfftn(spectrum, s=volume.shape, workers=workers)
+    square = np.einsum("zyx,zyx->z", result, result, dtype=np.float64)
+    fourth = np.array([np.sum(np.square(np.square(p)), dtype=np.float64) for p in result])
+    if square.sum() > 0:
+        result *= np.float32(np.sqrt(square.sum() / fourth.sum()))
+    return result

@@ -1,0 +1,94 @@
+"""A pool of training cubes in shared memory that worker processes keep renewing."""
+import mmap
+import multiprocessing
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepemhancer_plugin.core.simulation import Molecule
+from deepemhancer_plugin.core.training.cubes import cubes, rotated
+
+
+def _shared(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An array of zeros that forked processes share; memory is taken as it is written."""
+    dtype = np.dtype(dtype)
+    return np.frombuffer(mmap.mmap(-1, max(1, int(np.prod(shape)) * dtype.itemsize)), dtype).reshape(shape)
+
+
+class Pool:
+    """`size` cubes of `edge` voxels, simulated from `molecules` by `workers` processes for as long as the pool is open.
+
+    Each volume gives `per_volume` cubes. The simulations are the same for the same seed; which of them a batch holds depends on the machine's
+    speed. Use as a context manager; make it before TensorFlow or JAX start their threads, because the workers are forked.
+    """
+
+    def __init__(self, molecules: Sequence[Molecule], size: int, edge: int, channels: int, workers: int, seed: int, per_volume: int = 8):
+        self.size = max(per_volume * workers, size // (per_volume * workers) * per_volume * workers)
+        self.inputs = _shared((self.size, edge, edge, edge, channels), np.float16)
+        self.targets = _shared((self.size, edge, edge, edge, 1), np.float16)
+        self.version = _shared((self.size,), np.int64)  # odd while a cube is being written
+        self._molecules, self._edge, self._channels, self._per_volume, self._seed = molecules, edge, channels, per_volume, seed
+        context = multiprocessing.get_context("fork")
+        share = self.size // workers
+        self._processes = [context.Process(target=self._fill, args=(w, range(w * share, (w + 1) * share)), daemon=True)
+                           for w in range(workers)]
+
+    def __enter__(self) -> "Pool":
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+
+    def _fill(self, worker: int, slots: range) -> None:
+        rng = np.random.default_rng([self._seed, worker])
+        while True:
+            for start in range(slots.start, slots.stop, self._per_volume):
+                molecule = self._molecules[rng.integers(len(self._molecules))]
+                block = slice(start, start + self._per_volume)
+                made = cubes(molecule, rng, self._per_volume, self._edge, self._channels)
+                self.version[block] += 1
+                self.inputs[block], self.targets[block] = made
+                self.version[block] += 1
+
+    def filled(self) -> int:
+        """How many cubes have been simulated, those since replaced included."""
+        return int((self.version // 2).sum())
+
+    def wait(self, count: int) -> None:
+        """Until `count` cubes are there. RuntimeError when a worker has died."""
+        while self.filled() < min(count, self.size):
+            if any(p.exitcode is not None for p in self._processes):
+                raise RuntimeError("a simulation process has died; its error stands above")
+            time.sleep(0.2)
+
+    def batch(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """`count` random cubes in random orientations, some of them with a blank patch: (inputs, targets), float16."""
+        shape = (count, *self.inputs.shape[1:])
+        inputs, targets = np.empty(shape, np.float16), np.empty((*shape[:-1], 1), np.float16)
+        ready = np.flatnonzero(self.version >= 2)
+        for i in range(count):
+            while True:
+                slot, rotation = rng.choice(ready), int(rng.integers(24))
+                before = int(self.version[slot])
+                inputs[i], targets[i] = rotated(self.inputs[slot], rotation), rotated(self.targets[slot], rotation)
+                if before % 2 == 0 and before == self.version[slot]:  # nobody wrote while we read
+                    break
+            if rng.random() < 0.1:
+                _corrupt(inputs[i], targets[i], rng)
+        return inputs, targets
+
+
+def _corrupt(cube: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> None:
+    """Replace a patch of up to a third of the edge by noise, in place; nothing is to be made of it (the paper's patch corruption)."""
+    size = rng.integers(6, cube.shape[0] // 3 + 1, 3)
+    start = [int(rng.integers(0, n - s + 1)) for n, s in zip(cube.shape, size, strict=False)]
+    patch = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
+    shape = cube[patch].shape
+    cube[patch] = rng.standard_normal(shape) * np.array([0.1, 0.3])[:shape[-1]]
+    target[patch] = 0

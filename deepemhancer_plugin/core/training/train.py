@@ -1,0 +1,222 @@
+"""The training loop: resumable, on any Keras backend, with held-out validation and averaged weights."""
+import json
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from deepemhancer_plugin.core.networks import Architecture, Embedded, save_weights
+from deepemhancer_plugin.core.simulation import Molecule
+from deepemhancer_plugin.core.training.cubes import cubes
+from deepemhancer_plugin.core.training.losses import Loss
+from deepemhancer_plugin.core.training.pool import Pool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    edge, batch       voxels of a cube's edge, cubes a step
+    steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
+    rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
+    schedule          "cosine", or "plateau": halved after five validations without improvement, as published
+    fsc_weight        weight of the FSC term beside the mean absolute error
+    pool, workers     cubes held in memory, and the processes that simulate them
+    precision         Keras's dtype policy
+    average           momentum of the weights' moving average, which is what is saved
+    """
+    architecture: Architecture = field(default_factory=Architecture)
+    edge: int = 64
+    batch: int = 8
+    steps: int = 20000
+    minutes: float = math.inf
+    rate: float = 6e-4
+    warmup: int = 400
+    schedule: str = "cosine"
+    fsc_weight: float = 0.05
+    pool: int = 1500
+    workers: int = 1
+    precision: str = "mixed_bfloat16"
+    average: float = 0.999
+    validate_every: int = 1000
+    validation_cubes: int = 64
+    seed: int = 0
+
+
+class _Prefetch:
+    """Batches made by threads while the device works; each thread has a random generator of its own."""
+
+    def __init__(self, make: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]], seed: Sequence[int], threads: int):
+        self._queue: queue.Queue = queue.Queue(2 * threads)
+        self._stop = False
+
+        def run(number: int):
+            rng = np.random.default_rng([*seed, number])
+            while not self._stop:
+                batch = make(rng)
+                while not self._stop:
+                    try:
+                        self._queue.put(batch, timeout=0.5)
+                        break
+                    except queue.Full:
+                        continue
+
+        self._threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def get(self):
+        return self._queue.get(timeout=600)
+
+    def close(self) -> None:
+        self._stop = True
+        for thread in self._threads:
+            thread.join()
+
+
+def learning_rate(settings: Settings, step: int, elapsed_minutes: float) -> float:
+    """The cosine schedule's rate: progress is the larger of the shares of steps and of minutes that are spent."""
+    progress = min(1.0, max(step / settings.steps, elapsed_minutes / settings.minutes))
+    return settings.rate * min(1.0, (step + 1) / settings.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def validation_set(molecules: Sequence[Molecule], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Always the same cubes of held-out molecules: inputs and targets, four cubes a volume."""
+    made = [cubes(molecules[i % len(molecules)], np.random.default_rng([settings.seed, 10**6 + i]), 4, settings.edge,
+                  settings.architecture.channels) for i in range(settings.validation_cubes // 4)]
+    return np.concatenate([m[0] for m in made]), np.concatenate([m[1] for m in made])
+
+
+class Trainer:
+    """A network, its optimizer and their checkpoint in `folder`: checkpoint.npz (all that resuming needs), weights.npz, history.json."""
+
+    def __init__(self, settings: Settings, folder: Path):
+        import keras
+
+        self.settings, self.folder = settings, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        keras.config.set_dtype_policy(settings.precision)
+        keras.utils.set_random_seed(settings.seed)
+        self.network = Embedded(settings.architecture)
+        self.loss = Loss(settings.edge, settings.fsc_weight)
+        optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
+                                          ema_overwrite_frequency=None)
+        self.network.model.compile(optimizer=optimizer, loss=self.loss, jit_compile=keras.backend.backend() == "jax")
+        optimizer.build(self.network.model.trainable_variables)
+        self.optimizer = optimizer
+        self.step, self.minutes, self.history = 0, 0.0, []  # type: ignore[var-annotated]
+        if (folder / "checkpoint.npz").exists():
+            self._resume()
+
+    def _variables(self) -> list:
+        return [*self.network.model.variables, *self.optimizer.variables]
+
+    def _resume(self) -> None:
+        with np.load(self.folder / "checkpoint.npz", allow_pickle=False) as data:
+            state = json.loads(str(data["state"]))
+            for i, variable in enumerate(self._variables()):
+                variable.assign(data[f"v{i}"])
+        self.step, self.minutes, self.history = state["step"], state["minutes"], state["history"]
+
+    def save(self) -> None:
+        """Write the checkpoint, the averaged weights and the history; each replaces its predecessor whole."""
+        state = json.dumps({"step": self.step, "minutes": self.minutes, "history": self.history})
+        temporary = self.folder / "checkpoint.tmp.npz"
+        np.savez(temporary, state=state, **{f"v{i}": np.asarray(v) for i, v in enumerate(self._variables())})
+        os.replace(temporary, self.folder / "checkpoint.npz")
+        with self.averaged():
+            save_weights(self.folder / "weights.npz", self.network,
+                         {"step": self.step, "minutes": round(self.minutes, 1), "settings": _plain(self.settings)})
+        (self.folder / "history.json").write_text(json.dumps(self.history, indent=1))
+
+    def averaged(self):
+        """Context in which the network bears the moving average of its weights."""
+        return _Averaged(self.network.model.trainable_variables, self.optimizer._model_variables_moving_average)
+
+    def validate(self, inputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """MAE, mean FSC and correlation of the averaged network on held-out cubes."""
+        from keras import ops
+
+        with self.averaged():
+            predictions = np.concatenate([np.asarray(self.network.model.predict_on_batch(inputs[i:i + 4]), np.float32)
+                                          for i in range(0, len(inputs), 4)])
+        targets = targets.astype(np.float32)
+        some = [i for i in range(len(targets)) if np.any(targets[i])]
+        curve, filled = (np.concatenate(parts) for parts in zip(*(
+            [np.asarray(ops.convert_to_numpy(a)) for a in self.loss.fsc(targets[i:i + 1], predictions[i:i + 1])] for i in some), strict=True))
+        empty = [float(np.percentile(predictions[i], 99.9)) for i in range(len(targets)) if i not in some]
+        return {"mae": float(np.abs(predictions - targets).mean()), "fsc": float((curve * filled).sum() / filled.sum()),
+                "cc": float(np.mean([np.corrcoef(targets[i].ravel(), predictions[i].ravel())[0, 1] for i in some])),
+                "noise": float(np.mean(empty)) if empty else 0.0}
+
+    def run(self, pool: Pool, validation: tuple[np.ndarray, np.ndarray], report: Callable[[dict], None]) -> None:
+        """Train until the settings' steps or minutes are spent, validating and saving on the way; `report` gets every history entry."""
+        settings = self.settings
+        batches = _Prefetch(lambda rng: pool.batch(settings.batch, rng), [settings.seed, self.step], max(1, settings.workers // 4))
+        started, before, losses, scale, best, waiting = time.monotonic(), self.minutes, [], 1.0, math.inf, 0
+        try:
+            while self.step < settings.steps and self.minutes < settings.minutes:
+                rate = learning_rate(settings, self.step, self.minutes) if settings.schedule == "cosine" else settings.rate * scale
+                self.optimizer.learning_rate.assign(rate)
+                losses.append(float(self.network.model.train_on_batch(*batches.get())))
+                self.step += 1
+                self.minutes = before + (time.monotonic() - started) / 60
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(f"the loss became {losses[-1]} at step {self.step}; lower the learning rate")
+                if self.step % settings.validate_every == 0:
+                    entry = {"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)),
+                             "simulated": pool.filled(), **self.validate(*validation)}
+                    losses = []
+                    waiting = 0 if entry["mae"] < best else waiting + 1
+                    best = min(best, entry["mae"])
+                    if waiting >= 5:
+                        scale, waiting = scale / 2, 0
+                    self.history.append(entry)
+                    report(entry)
+                    self.save()
+        finally:
+            batches.close()
+        self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate,
+                             "loss": float(np.mean(losses)) if losses else self.history[-1]["loss"],
+                             "simulated": pool.filled(), **self.validate(*validation)})
+        report(self.history[-1])
+        self.save()
+
+
+class _Averaged:
+    def __init__(self, variables, averages):
+        self._pairs = list(zip(variables, averages, strict=True))
+
+    def __enter__(self):
+        self._kept = [np.asarray(v) for v, _ in self._pairs]
+        for variable, average in self._pairs:
+            variable.assign(np.array(average))  # a copy: JAX gives away the buffers of the state that it steps
+
+    def __exit__(self, *_):
+        for (variable, _), kept in zip(self._pairs, self._kept, strict=True):
+            variable.assign(kept)
+
+
+def _plain(settings: Settings) -> dict:
+    values = asdict(settings)
+    return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
+
+
+def train(molecules: Sequence[Molecule], held_out: Sequence[Molecule], settings: Settings, folder: Path,
+          report: Callable[[dict], None]) -> Trainer:
+    """Train on `molecules`, validate on `held_out`, keep everything in `folder` and go on from what is there already."""
+    with Pool(molecules, settings.pool, settings.edge, settings.architecture.channels, settings.workers, settings.seed) as pool:
+        validation = validation_set(held_out, settings)
+        pool.wait(min(settings.pool, 8 * settings.batch))
+        trainer = Trainer(settings, folder)
+        trainer.run(pool, validation, report)
+    return trainer
+
+
+__all__ = ["Settings", "Trainer", "learning_rate", "replace", "train", "validation_set"]
