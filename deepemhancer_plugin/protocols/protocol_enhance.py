@@ -134,18 +134,19 @@ class ProtDeepEMhancer(ProtAnalysis3D):
     # --------------------------- what is to be done
     def isSet(self):
         """True where the input is a set of volumes, and so the output."""
-        return not self._separateHalves() and isinstance(self.inputVolume.get(), SetOfVolumes)
+        return not self.separateHalves() and isinstance(self.inputVolume.get(), SetOfVolumes)
 
-    def _separateHalves(self):
+    def separateHalves(self):
+        """True where the half maps are chosen one by one instead of being attached to the volume."""
         return self.useHalfMapsInsteadVol.get() and not self.halfMapsAttached.get()
 
     def _mapParams(self):
         """Names of the parameters that point at the input maps."""
-        return ["inputHalf1", "inputHalf2"] if self._separateHalves() else ["inputVolume"]
+        return ["inputHalf1", "inputHalf2"] if self.separateHalves() else ["inputVolume"]
 
     def _jobs(self):
         """The maps to enhance, one Job each."""
-        if self._separateHalves():
+        if self.separateHalves():
             halves = [self.inputHalf1.get(), self.inputHalf2.get()]
             return [Job("", halves[0], [location(half) for half in halves])]
         if self.isSet():
@@ -234,15 +235,15 @@ class ProtDeepEMhancer(ProtAnalysis3D):
 
     def _validateMaps(self):
         errors = []
-        if self._separateHalves():
+        if self.separateHalves():
             volumes = [self.inputHalf1.get(), self.inputHalf2.get()]
         else:
             volumes = [self.inputVolume.get()] if not self.isSet() else [volume.clone() for volume in self.inputVolume.get()]
         for volume in volumes:
             errors += validateVolume(volume)
-            if self.useHalfMapsInsteadVol and not self._separateHalves():
+            if self.useHalfMapsInsteadVol and not self.separateHalves():
                 errors += validateAttachedHalves(volume)
-        if self._separateHalves():
+        if self.separateHalves():
             one, two = volumes
             if location(one) == location(two):
                 errors.append("*Half map 1* and *Half map 2* are the same map: choose the two halves.")

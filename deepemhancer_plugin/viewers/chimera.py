@@ -40,4 +40,4 @@ def writeScript(path, axes, maps, rate, origin):
 
 
 def quoted(name):
-    return '"%s"' % os.path.abspath(name)
+    return f'"{os.path.abspath(name)}"'
