@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+from pwem import Domain
 from pwem.objects import VolumeMask
 from pwem.protocols import ProtImportMask, ProtImportVolumes
 from pyworkflow.tests import BaseTest, setupTestProject
@@ -22,6 +23,7 @@ SHIFTS = (-12.0, 7.5, -33.0)  # A: the origin of the maps, as it stands in their
 
 def useCheckout():
     """Points the plugin at the inference environment that `make install` makes in the checkout, unless the user chose another."""
+    Domain.getPlugins()  # defines the variables
     if Plugin.getVar(DEEPEMHANCER_ENV_ACTIVATION, DEFAULT_ACTIVATION) != DEFAULT_ACTIVATION:
         return
     activate = CHECKOUT / ".venv-inference" / "bin" / "activate"
@@ -42,10 +44,10 @@ def particle(shape=SHAPE, rate=RATE, seed=1):
     centre = np.array(shape) * rate / 2
     signal = np.zeros(shape)
     for angle in np.linspace(0, 4 * np.pi, 30):  # a helix along z, 8 A wide
-        at = centre + [(angle / (4 * np.pi) - 0.5) * 24, 8 * np.sin(angle), 8 * np.cos(angle)]
+        at = np.add(centre, [(angle / (4 * np.pi) - 0.5) * 24, 8 * np.sin(angle), 8 * np.cos(angle)])
         signal += np.exp(-((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) / (2 * 2.0 ** 2))
     halves = [(signal + rng.normal(0, 0.1, shape)).astype(np.float32) for _ in range(2)]
-    return *halves, signal > 0.1
+    return (*halves, signal > 0.1)
 
 
 def writeMap(path, data, rate=RATE, origin=(0, 0, 0)):
