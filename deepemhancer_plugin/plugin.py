@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pwem
@@ -101,6 +102,10 @@ class Plugin(pwem.Plugin):
     def validateInstallation(cls):
         """One line per missing thing, each with the command that installs it; [] when all is there."""
         return probe(cls.getActivation(), cls.usesOwnEnvironment())
+
+    def getTemplates(self):
+        """The workflow templates; without Xmipp not those that need it."""
+        return [template for template in super().getTemplates() if "Xmipp" not in template.description or find_spec("xmipp3")]
 
     # ------------------------------------------------------- the official checkpoints
     @classmethod

@@ -41,6 +41,7 @@ def _hidden(form):
                         "*No*: run on the CPU, which gives the same map, more slowly.")
     form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU IDs",
                    help="Numbers of the GPUs, counted from 0, separated by blanks, commas or ranges (0-3).\n"
+                        "Empty: the GPUs that are there, else the CPU.\n"
                         "They count the GPUs that are visible to the run: in a queue, 0 is the first one that the queue gave to "
                         "the job.\n"
                         "A single map uses them all; of a set of maps each takes one, and as many run at a time as there are "
