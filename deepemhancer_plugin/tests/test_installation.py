@@ -175,7 +175,8 @@ class TestInstallation(unittest.TestCase):
     def scipion(cls, *arguments):
         """Runs scipion3; returns its exit status and all that it printed."""
         python = cls.root / "scipion" / "bin" / "python"
-        result = subprocess.run([python, "-m", "scipion", *arguments], env=cls.environ, cwd=cls.root, capture_output=True, text=True)
+        result = subprocess.run([python, "-m", "scipion", *arguments], env=cls.environ, cwd=cls.root, capture_output=True,
+                                text=True)
         return result.returncode, result.stdout + result.stderr
 
     def inNewScipion(self, code):

@@ -24,8 +24,8 @@ from deepemhancer_plugin.tests.base import RATE, SHAPE, SHIFTS, EnhanceTest, wri
 
 # Xmipp's protocol, so that its workflows carry over by changing the class name
 XMIPP_PARAMETERS = {"useHalfMapsInsteadVol": False, "halfMapsAttached": True, "inputHalf1": None, "inputHalf2": None,
-                    "inputVolume": None, "normalization": 0, "inputMask": None, "noiseMean": None, "noiseStd": None, "modelType": 0,
-                    "performCleaningStep": False, "sizeFraction_CC": 0.05, "batch_size": 8, "gpuList": "0"}
+                    "inputVolume": None, "normalization": 0, "inputMask": None, "noiseMean": None, "noiseStd": None,
+                    "modelType": 0, "performCleaningStep": False, "sizeFraction_CC": 0.05, "batch_size": 8, "gpuList": "0"}
 
 
 class TestForm(EnhanceTest):
@@ -112,10 +112,41 @@ class TestForm(EnhanceTest):
         self.assertIn("masked", self.errors(weights=WEIGHTS_OFFICIAL, normalization=NORMALIZATION_MASK,
                                             inputMask=self.importMask(self.mask)))
 
+    def test_gpu_arguments(self):
+        """The executor's numbers are handed on: those of the form, or in a queue those that count the job's own GPUs."""
+        class Executor:
+            def __init__(self, gpus):
+                self.gpus = gpus
+
+            def getGpuList(self):
+                return self.gpus
+
+        prot = self.protocol(useGpu=True, gpuList="1 3")
+        for gpus, arguments in (([1, 3], ["-g", "1,3"]), ([0], ["-g", "0"]), ([], [])):
+            prot._stepsExecutor = Executor(gpus)
+            self.assertEqual(prot._gpuArguments(), arguments)
+        self.assertEqual(prot.getGpuList(), [1, 3])
+        prot.useGpu.set(False)
+        self.assertEqual(prot._gpuArguments(), ["-g", "-1"])
+        self.assertEqual(prot.getGpuList(), [])  # a queue is not asked for GPUs
+
+    def test_options(self):
+        """What the form says is what the command line gets."""
+        def options(**arguments):
+            return " ".join(self.protocol(inputVolume=self.volume, **arguments)._options())
+        self.assertEqual(options(), "-b 8 --weights embedded -p tightTarget")
+        self.assertIn("-p highRes", options(modelType=MODEL_HIGHRES))
+        self.assertIn("--noiseStats -0.25 0.5", options(normalization=NORMALIZATION_STATS, noiseMean=-0.25, noiseStd=0.5))
+        self.assertIn("--cleaningStrength 0.1", options(performCleaningStep=True, sizeFraction_CC=0.1))
+        self.assertIn(f"--deepLearningModelPath {Plugin.getCheckpointsFolder()}", options(weights=WEIGHTS_OFFICIAL))
+        self.assertNotIn("-p ", options(normalization=NORMALIZATION_MASK))
+        self.assertIn("--weights /some/file.hd5", options(weights=WEIGHTS_FILE, weightsFile="/some/file.hd5"))
+
     def test_citations(self):
         prot = self.newProtocol(ProtDeepEMhancer)
         text = " ".join(prot.citations())
-        for doi in ("10.1038/s42003-021-02399-1", "10.1107/S2052252522006959", "10.1107/S2052252519011692", "10.7554/eLife.27131"):
+        for doi in ("10.1038/s42003-021-02399-1", "10.1107/S2052252522006959", "10.1107/S2052252519011692",
+                    "10.7554/eLife.27131"):
             self.assertIn(doi, text)
 
     def test_export_and_import(self):
@@ -175,7 +206,8 @@ class TestEnhance(EnhanceTest):
 
     def test_separate_half_maps(self):
         one, two = (self.importVolume(path) for path in self.paths[1:])
-        prot = self.enhance(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=one, inputHalf2=two, modelType=MODEL_WIDE)
+        prot = self.enhance(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=one, inputHalf2=two,
+                            modelType=MODEL_WIDE)
         self.checkOutput(prot)
         parents = [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volume)]
         self.assertIn(one.getObjId(), parents)
@@ -189,8 +221,8 @@ class TestEnhance(EnhanceTest):
         summary = "\n".join(prot.summary())
         self.assertIn("mean -0.001, standard deviation 0.07", summary)
         self.assertIn("Removed: ", summary)
-        expected = self.commandLine("-i", self.volume.getFileName().removesuffix(":mrc"), "-p", "highRes", "--noiseStats", "-0.001",
-                                    "0.07", "--cleaningStrength", "0.05", "-s", str(RATE))
+        expected = self.commandLine("-i", self.volume.getFileName().removesuffix(":mrc"), "-p", "highRes",
+                                    "--noiseStats", "-0.001", "0.07", "--cleaningStrength", "0.05", "-s", str(RATE))
         np.testing.assert_array_equal(data, expected)
 
     def test_continue_runs_what_changed(self):

@@ -1,7 +1,7 @@
 """The protocol in a queue: a real SLURM of one node with two pretend GPUs (`.ci/scipion slurm` installs and starts it).
 
-The GPUs are pretended, so a small program stands between the activation and Python: it writes down which GPU the queue gave to the
-job and which one the program was told to use, and lets the program run on the CPU instead.
+The GPUs are pretended, so a small program stands between the activation and Python: it writes down which GPU the queue gave to
+the job and which one the program was told to use, and lets the program run on the CPU instead.
 """
 import json
 import os
@@ -27,8 +27,8 @@ arguments = sys.argv[1:]
 if arguments and arguments[0].endswith("launcher.py"):
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     at = arguments.index("-g") + 1
-    record = {{"job": os.environ.get("SLURM_JOB_ID"), "given": visible, "asked": arguments[at],
-              "used": [visible[int(i)] if int(i) < len(visible) else "none" for i in arguments[at].split(",")], "start": time.time()}}
+    used = [visible[int(i)] if int(i) < len(visible) else "none" for i in arguments[at].split(",")]
+    record = {{"job": os.environ.get("SLURM_JOB_ID"), "given": visible, "used": used, "start": time.time()}}
     arguments[at] = "-1"
     path = os.path.join({folder!r}, "%s.json" % record["job"])
     with open(path, "w") as file:

@@ -130,6 +130,9 @@ class TestWindows(EnhanceTest):
             from pyworkflow.gui.form import FormWindow  # isort: skip
             window = ProjectWindow(self.proj.path)
             try:
+                window.root.geometry("1300x800+10+10")
+                _, _, colours = photograph(window.root, self.getOutputPath("project.png"))
+                self.assertGreater(colours, 50)
                 self.lookAtForm(FormWindow, window)
                 self.lookAtViewer(prot, window)
             finally:
