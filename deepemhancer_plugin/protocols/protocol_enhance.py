@@ -91,7 +91,8 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         if not all(os.path.exists(path) for path in inputs):  # a finished run cleans them away; "continue" needs them again
             self.convertInputStep(key, job.files, self._maskSource())
         output, report, log = (self._getExtraPath(f"enhanced{suffix(key)}.{ending}") for ending in ("mrc", "json", "log"))
-        pwutils.cleanPath(output, report, log)  # what an earlier run left must not pass for a result of this one
+        # What an earlier run left, also half-written when it was killed, must not pass for a result of this one.
+        pwutils.cleanPath(output, report, log, *Path(self._getExtraPath()).glob(f".enhanced{suffix(key)}.*.part"))
         arguments = ["-i", inputs[0], *(["-i2", inputs[1]] if len(inputs) == 2 else []), "-o", output, "-s", f"{samplingRate:g}",
                      *options, *self._gpuArguments(), "--report", report]
         if self.normalization == NORMALIZATION_MASK:
@@ -336,7 +337,7 @@ def location(volume):
 
 def linkOrConvert(index, name, path):
     """Puts the map under `path` (.mrc): a link where the file is such a map already, else a copy in that format."""
-    pwutils.cleanPath(path)
+    Path(path).unlink(missing_ok=True)  # a link from an earlier run: writing through it would change the user's file
     if not os.path.exists(name):
         raise PyworkflowException(f"{name} does not exist: was the input deleted or moved?")
     single = index == 0 or ImageHandler().getDimensions(name)[3] == 1
@@ -426,7 +427,7 @@ def sameGeometry(one, two, nameOne, nameTwo):
 # --------------------------- the report in words
 def weightsOf(report):
     weights = report.get("weights") or {}
-    return f"{weights.get('kind', 'unknown')} weights, {weights.get('name', 'unknown')}"
+    return f"{weights.get('name', 'unknown')}, {weights.get('kind', 'unknown')} weights"
 
 
 def noiseNumbers(noise):
@@ -435,7 +436,7 @@ def noiseNumbers(noise):
 
 def summaryOf(report):
     """The report of one map as lines for the summary."""
-    lines = [f"Weights: {weightsOf(report)}", f"Device: {report.get('device', 'unknown')}{_precision(report)}"]
+    lines = [f"Model: {weightsOf(report)}", f"Device: {report.get('device', 'unknown')}{_precision(report)}"]
     if report.get("noise"):
         lines.append(f"Noise: {noiseNumbers(report['noise'])} (from {report['noise'].get('source', 'unknown')})")
     removed = report.get("cleaning")
