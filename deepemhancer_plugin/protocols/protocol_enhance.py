@@ -3,6 +3,7 @@ import enum
 import json
 import math
 import os
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,8 +69,10 @@ class ProtDeepEMhancer(ProtAnalysis3D):
     # --------------------------- steps
     def _insertAllSteps(self):
         # What a step depends on is in its arguments: "continue" runs it again when any of it was changed.
+        # The maps are looked up once: the steps of a set run in threads, and the set's database belongs to this one.
+        self._todo = {job.key: job for job in self._jobs()}
         enhanced = []
-        for job in self._jobs():
+        for job in self._todo.values():
             converted = self._insertFunctionStep(self.convertInputStep, job.key, job.files, self._maskSource(), prerequisites=[],
                                                  needsGPU=False)
             enhanced.append(self._insertFunctionStep(self.deepVolPostProStep, job.key, job.volume.getSamplingRate(),
@@ -86,34 +89,34 @@ class ProtDeepEMhancer(ProtAnalysis3D):
             writeBinaryMask((index, name), self._maskPath(key), threshold)
 
     def deepVolPostProStep(self, key, samplingRate, options):
-        job = self._job(key)
+        job = self._todo[key]
         inputs = self._inputPaths(key, len(job.files))
         if not all(os.path.exists(path) for path in inputs):  # a finished run cleans them away; "continue" needs them again
             self.convertInputStep(key, job.files, self._maskSource())
         output, report, log = (self._getExtraPath(f"enhanced{suffix(key)}.{ending}") for ending in ("mrc", "json", "log"))
         # What an earlier run left, also half-written when it was killed, must not pass for a result of this one.
         pwutils.cleanPath(output, report, log, *Path(self._getExtraPath()).glob(f".enhanced{suffix(key)}.*.part"))
-        arguments = ["-i", inputs[0], *(["-i2", inputs[1]] if len(inputs) == 2 else []), "-o", output, "-s", f"{samplingRate:g}",
-                     *options, *self._gpuArguments(), "--report", report]
+        arguments = ["-i", inputs[0], *(["-i2", inputs[1]] if len(inputs) == 2 else []), "-o", output,
+                     "-s", f"{samplingRate:.8g}", *options, *self._gpuArguments(), "--report", report]
         if self.normalization == NORMALIZATION_MASK:
             arguments += ["-m", self._maskPath(key)]
         try:
             self.runJob(Plugin.getCommand(arguments, log), "", env=Plugin.getEnviron(), executable="/bin/bash", numberOfMpi=1)
-            failed = False
-        except Exception:  # the shell's message says nothing; the program's own last line does
-            failed = True
+            status = 0
+        except subprocess.CalledProcessError as error:  # its message is the command; the program's own last line says more
+            status = error.returncode
         # A queue does not hand the exit status back, so the files decide.
-        if failed or not (os.path.exists(output) and os.path.exists(report)):
+        if status or not (os.path.exists(output) and os.path.exists(report)):
             pwutils.cleanPath(output, report)
-            raise PyworkflowException(f"deepemhancer failed: {lastLine(log)}")
+            what = f"was killed by signal {status - 128}" if status > 128 else "failed"
+            raise PyworkflowException(f"deepemhancer {what}: {lastLine(log)}")
         if boxOf(output) != boxOf(inputs[0]):
             raise PyworkflowException(f"{output} has a box of {boxOf(output)}, the input one of {boxOf(inputs[0])}.")
         self._setOriginInFile(output, job.volume)
 
     def createOutputStep(self):
-        jobs = self._jobs()
         volumes = []
-        for job in jobs:
+        for job in self._todo.values():
             output = self._getExtraPath(f"enhanced{suffix(job.key)}.mrc")
             if not os.path.exists(output):
                 raise PyworkflowException(f"{output} does not exist: run the protocol again.")
@@ -121,8 +124,8 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         if self.isSet():
             result = self._createSetOfVolumes()
             result.copyInfo(self.inputVolume.get())
-            for job, volume in zip(jobs, volumes, strict=True):
-                volume.setObjId(int(job.key))
+            for key, volume in zip(self._todo, volumes, strict=True):
+                volume.setObjId(int(key))
                 result.append(volume)
         else:
             result = volumes[0]
@@ -155,9 +158,6 @@ class ProtDeepEMhancer(ProtAnalysis3D):
             return [Job(str(volume.getObjId()), volume, self._filesOf(volume)) for volume in volumes]
         return [Job("", self.inputVolume.get(), self._filesOf(self.inputVolume.get()))]
 
-    def _job(self, key):
-        return next(job for job in self._jobs() if job.key == key)
-
     def _filesOf(self, volume):
         if self.useHalfMapsInsteadVol:
             return [[0, clean(half)] for half in volume.getHalfMaps(asList=True)]
@@ -165,7 +165,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
 
     def getInputFiles(self, key=""):
         """The map, or the two half maps, that became the enhanced map of this key, as [index, file name] each."""
-        return self._job(key).files
+        return next(job.files for job in self._jobs() if job.key == key)
 
     def _maskSource(self):
         if self.normalization != NORMALIZATION_MASK:

@@ -9,6 +9,7 @@ from pwem.objects import SetOfVolumes, Volume
 from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME
 
 from deepemhancer_plugin.constants import (
+    DEEPEMHANCER_ENV_ACTIVATION,
     MODEL_HIGHRES,
     MODEL_TIGHT,
     MODEL_WIDE,
@@ -252,6 +253,16 @@ class TestEnhance(EnhanceTest):
         self.assertFalse(hasattr(prot, "Volume"))
         self.assertEqual([name for name in os.listdir(prot._getExtraPath()) if name.endswith(".mrc")], [])
         self.assertIn("broken.hd5", open(prot.getStdoutLog()).read() + open(prot.getStderrLog()).read())
+
+    def test_killed_run_says_so(self):
+        """As the system does when the memory is used up."""
+        activation = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION]
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = "python() { bash -c 'echo reading; kill -9 $$'; }"
+        try:
+            message = self.fails(self.protocol(inputVolume=self.volume))
+        finally:
+            os.environ[DEEPEMHANCER_ENV_ACTIVATION] = activation
+        self.assertIn("deepemhancer was killed by signal 9: ", message)
 
     def test_gpu_that_is_not_there(self):
         if os.path.exists("/dev/nvidiactl"):

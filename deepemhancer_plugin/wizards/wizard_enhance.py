@@ -34,7 +34,7 @@ def noiseOf(volume, protocol):
         files = [half.get().getFileName() for half in (protocol.inputHalf1, protocol.inputHalf2)]
     else:
         files = volume.getHalfMaps(asList=True) if volume.hasHalfMaps() else [volume.getFileName()]
-    return measure("noise", f"{volume.getSamplingRate():g}", *[name.replace(":mrc", "") for name in files])
+    return measure("noise", f"{volume.getSamplingRate():.8g}", *[name.replace(":mrc", "") for name in files])
 
 
 def maskThreshold(volume):
