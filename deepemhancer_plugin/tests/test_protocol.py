@@ -257,7 +257,8 @@ class TestEnhance(EnhanceTest):
     def test_killed_run_says_so(self):
         """As the system does when the memory is used up."""
         activation = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION]
-        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = "python() { bash -c 'echo reading; kill -9 $$'; }"
+        killed = """python() { case "$1" in *launcher.py) bash -c 'echo reading; kill -9 $$';; *) command python "$@";; esac; }"""
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"{activation} && {killed}"
         try:
             message = self.fails(self.protocol(inputVolume=self.volume))
         finally:
