@@ -126,7 +126,8 @@ def _model(form):
     group.addParam("batch_size", params.IntParam, default=8, allowsNull=False, label="Batch size",
                    expertLevel=params.LEVEL_ADVANCED,
                    validators=[params.GE(1, "should be at least 1.")],
-                   help="Number of tiles that the GPU computes at once. The program takes less by itself where the memory is "
+                   help="Number of tiles that a GPU computes at once; not used on the CPU. The program takes less by itself "
+                        "where the memory is "
                         "short; "
                         "the wizard proposes a value for your GPU.")
 

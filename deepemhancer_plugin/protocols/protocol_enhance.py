@@ -185,7 +185,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
 
     def _options(self):
         """Command line options that the form decides, as a list of strings."""
-        options = ["-b", str(self.batch_size.get())]
+        options = ["-b", str(self.batch_size.get())] if self.usesGpu() else []  # on the CPU the program knows better
         if self.weights == WEIGHTS_EMBEDDED:
             options += ["--weights", "embedded"]
         elif self.weights == WEIGHTS_OFFICIAL:

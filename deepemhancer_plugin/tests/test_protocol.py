@@ -135,7 +135,8 @@ class TestForm(EnhanceTest):
         """What the form says is what the command line gets."""
         def options(**arguments):
             return " ".join(self.protocol(inputVolume=self.volume, **arguments)._options())
-        self.assertEqual(options(), "-b 8 --weights embedded -p tightTarget")
+        self.assertEqual(options(), "--weights embedded -p tightTarget")
+        self.assertIn("-b 4 ", options(useGpu=True, batch_size=4))
         self.assertIn("-p highRes", options(modelType=MODEL_HIGHRES))
         self.assertIn("--noiseStats -0.25 0.5", options(normalization=NORMALIZATION_STATS, noiseMean=-0.25, noiseStd=0.5))
         self.assertIn("--cleaningStrength 0.1", options(performCleaningStep=True, sizeFraction_CC=0.1))
