@@ -53,6 +53,15 @@ class TestPlugin(unittest.TestCase):
         for key in {*deepemhancer_plugin._references, "Jakobi2017"}:
             self.assertIn(key, module._bibtex)
 
+    def test_place_in_the_tree(self):
+        import pyworkflow.gui.project.project  # noqa: F401  (the next one needs it)
+        from pwem import __path__ as pwem
+        from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
+        node = ProtocolTreeConfig.load(Domain, os.path.join(pwem[0], "protocols.conf"))["Protocols SPA"]
+        for name in ("3D", "Postprocess"):
+            node, = (child for child in node.childs if child.text == name)
+        self.assertIn("ProtDeepEMhancer", [str(child.value) for child in node.childs])
+
     def test_import_without_scipion_or_tensorflow(self):
         """The core imports where Scipion is absent, and Scipion's side never imports TensorFlow or Keras."""
         code = ("import sys; sys.modules.update(dict.fromkeys(['pwem', 'pyworkflow', 'scipion']));"
