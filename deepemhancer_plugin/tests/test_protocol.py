@@ -1,12 +1,15 @@
 """The protocol: every kind of input, normalisation and model; wrong inputs; continue, restart, export and import."""
+import contextlib
 import json
 import os
 import subprocess
+import time
+from pathlib import Path
 
 import mrcfile
 import numpy as np
 from pwem.objects import SetOfVolumes, Volume
-from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME
+from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME, STATUS_ABORTED
 
 from deepemhancer_plugin.constants import (
     DEEPEMHANCER_ENV_ACTIVATION,
@@ -255,16 +258,35 @@ class TestEnhance(EnhanceTest):
         self.assertEqual([name for name in os.listdir(prot._getExtraPath()) if name.endswith(".mrc")], [])
         self.assertIn("broken.hd5", open(prot.getStdoutLog()).read() + open(prot.getStderrLog()).read())
 
+    @contextlib.contextmanager
+    def insteadOfTheProgram(self, command):
+        """The runs start a shell command in the place of the program."""
+        activation = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION]
+        python = f"""python() {{ case "$1" in *launcher.py) {command};; *) command python "$@";; esac; }}"""
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"{activation} && {python}"
+        yield
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = activation
+
     def test_killed_run_says_so(self):
         """As the system does when the memory is used up."""
-        activation = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION]
-        killed = """python() { case "$1" in *launcher.py) bash -c 'echo reading; kill -9 $$';; *) command python "$@";; esac; }"""
-        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"{activation} && {killed}"
-        try:
+        with self.insteadOfTheProgram("bash -c 'echo reading; kill -9 $$'"):
             message = self.fails(self.protocol(inputVolume=self.volume))
-        finally:
-            os.environ[DEEPEMHANCER_ENV_ACTIVATION] = activation
         self.assertIn("deepemhancer was killed by signal 9: ", message)
+
+    def test_stopped_run_leaves_nothing(self):
+        prot = self.protocol(inputVolume=self.volume)
+        with self.insteadOfTheProgram("echo reading; sleep 987"):
+            self.proj.launchProtocol(prot, wait=False)
+            log = Path(prot._getExtraPath("enhanced.log"))
+            end = time.time() + 60
+            while not (log.exists() and log.read_text()) and time.time() < end:
+                time.sleep(0.2)
+            self.assertEqual(log.read_text(), "reading\n")
+            self.proj.stopProtocol(prot)
+        self.assertEqual(prot.getStatus(), STATUS_ABORTED)
+        self.assertEqual([path.name for path in log.parent.iterdir()], ["enhanced.log"])
+        sleeping = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
+        self.assertNotIn("sleep 987", sleeping)
 
     def test_gpu_that_is_not_there(self):
         if os.path.exists("/dev/nvidiactl"):
