@@ -343,8 +343,8 @@ def plan_tiles(shape: Sequence[int], bytes_per_voxel: float, free_bytes: int, ha
     if best is None:
         smallest, whole = (n * bytes_per_voxel / _GIB for n in (math.prod(axis[-1][1] for axis in axes), math.prod(padded)))
         raise InputError(f"not enough memory: a map of {' x '.join(map(str, shape))} voxels needs {smallest:.2g} GB in its "
-                         f"smallest tiles ({whole:.2g} GB as a whole), {free_bytes / _GIB:.2g} GB are free: free some, or use a device "
-                         "with more")
+                         f"smallest tiles ({whole:.2g} GB as a whole), {free_bytes / _GIB:.2g} GB are free: free some, or use a "
+                         "device with more")
     z, y, x = (t for _, t in best[1])
     starts = [[min(i * (t - 2 * halo), n - t) for i in range(k)] for (k, t), n in zip(best[1], padded, strict=True)]
     origins = [(a, b, c) for a, b, c in product(*starts)]
