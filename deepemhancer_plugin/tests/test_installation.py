@@ -234,7 +234,7 @@ class TestInstallation(unittest.TestCase):
 
         self.installModels()
 
-        self.scipion("uninstallb", "deepemhancer")
+        self.scipion("uninstallb", plugin.ENV_NAME)
         self.assertFalse(home.exists())
 
         # With an environment of the user's, conda is not needed

@@ -222,13 +222,10 @@ class TestEnhance(EnhanceTest):
     def test_single_map_with_statistics_and_cleaning(self):
         prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_STATS, noiseMean=-0.001, noiseStd=0.07,
                             modelType=MODEL_HIGHRES, performCleaningStep=True)
-        data = self.checkOutput(prot)
+        self.checkOutput(prot)
         summary = "\n".join(prot.summary())
         self.assertIn("mean -0.001, standard deviation 0.07", summary)
         self.assertIn("Removed: ", summary)
-        expected = self.commandLine("-i", self.volume.getFileName().removesuffix(":mrc"), "-p", "highRes",
-                                    "--noiseStats", "-0.001", "0.07", "--cleaningStrength", "0.05", "-s", str(RATE))
-        np.testing.assert_array_equal(data, expected)
 
     def test_continue_runs_what_changed(self):
         prot = self.enhance(inputVolume=self.volume, modelType=MODEL_TIGHT)
@@ -301,8 +298,6 @@ class TestEnhance(EnhanceTest):
             self.assertEqual(mrc.header.origin.tolist(), (1.0, 2.0, 3.0))
         np.testing.assert_allclose(prot.Volume.getOrigin().getShifts(), [-n * RATE / 2 for n in SHAPE[::-1]])
 
-
-class TestSet(EnhanceTest):
     def test_set_of_volumes(self):
         folder = self.getOutputPath("set")
         os.makedirs(folder, exist_ok=True)
@@ -337,10 +332,6 @@ class TestSet(EnhanceTest):
             np.testing.assert_allclose(mrc.voxel_size.tolist(), RATE, rtol=1e-5)
         report = json.load(open(prot._getExtraPath("enhanced.json")))
         self.assertAlmostEqual(report["sampling_rate"], RATE)
-
-
-class TestMask(EnhanceTest):
-    """Normalisation by a mask."""
 
     def test_soft_mask_is_made_binary(self):
         from deepemhancer_plugin.protocols.protocol_enhance import writeBinaryMask

@@ -44,6 +44,8 @@ class TestTemplates(EnhanceTest):
 
     def test_headless_run(self):
         """Three models side by side, started by one command; the scheduler runs them."""
+        if Manager().hasProject(PROJECT):
+            Manager().deleteProject(PROJECT)
         fields = {"project_name": PROJECT, "map": self.paths[0], "half1": self.paths[1], "half2": self.paths[2], "rate": RATE}
         command = [sys.executable, "-m", "scipion", "template", "deepemhancer_plugin-enhance_half_maps", "--nogui",
                    *[f"{name}={value}" for name, value in fields.items()]]

@@ -105,25 +105,15 @@ class TestViewer(EnhanceTest):
         np.testing.assert_allclose(images[0].get_extent(), [0, SHAPE[2] * RATE, 0, SHAPE[1] * RATE])
 
     def test_without_half_maps_or_chimera(self):
-        single = self.enhance(inputVolume=self.volume)
-        viewer = DeepEMhancerViewer(project=self.proj, protocol=single)
-        viewer.setProtocol(single)
+        viewer = self.viewer()
+        viewer._inputFiles = lambda: [[0, self.paths[0]]]
         self.assertIn("single map", viewer._showFsc()[0].getMessage())
         if not os.path.exists(chimeraProgram()):
             self.assertIn("scipion-em-chimera", viewer._showChimera()[0].getMessage())
 
-
-def chimeraProgram():
-    from pwem.viewers.viewer_chimera import Chimera
-    return Chimera.getProgram() or ""
-
-
-@needsScreen
-class TestWindows(EnhanceTest):
-    """The form and the viewer in real windows; the pictures are left in the test's output folder."""
-
-    def test_form_and_viewer(self):
-        prot = self.enhance(inputVolume=self.volume, useHalfMapsInsteadVol=True)
+    @needsScreen
+    def test_windows(self):
+        """Project, form and viewer in real windows; the pictures are left in the test's output folder."""
         with Screen():
             # the order matters: form imports project
             from pyworkflow.gui.project.project import ProjectWindow  # isort: skip
@@ -134,7 +124,7 @@ class TestWindows(EnhanceTest):
                 _, _, colours = photograph(window.root, self.getOutputPath("project.png"))
                 self.assertGreater(colours, 50)
                 self.lookAtForm(FormWindow, window)
-                self.lookAtViewer(prot, window)
+                self.lookAtViewer(window)
             finally:
                 window.root.destroy()
 
@@ -152,15 +142,19 @@ class TestWindows(EnhanceTest):
             self.assertGreater(colours, 20)  # an empty window has few
             form.root.destroy()
 
-    def lookAtViewer(self, prot, window):
+    def lookAtViewer(self, window):
         from pwem import Domain
         from pyworkflow.gui.form import FormWindow
-        Domain.findViewers(prot, "tkinter")  # as Scipion does; tells the viewer whose it is
-        viewer = DeepEMhancerViewer(project=self.proj, protocol=prot)
-        viewer.setProtocol(prot)
+        Domain.findViewers(self.prot, "tkinter")  # as Scipion does; tells the viewer whose it is
+        viewer = self.viewer()
         form = FormWindow("Viewer", viewer, lambda *_: None, window, visualizeDict=viewer._getVisualizeDict(), visualizeMode=True)
         form.root.geometry("+20+20")
         width, _, colours = photograph(form.root, self.getOutputPath("viewer.png"))
         self.assertGreater(width, 200)
         self.assertGreater(colours, 10)
         form.root.destroy()
+
+
+def chimeraProgram():
+    from pwem.viewers.viewer_chimera import Chimera
+    return Chimera.getProgram() or ""
