@@ -21,10 +21,6 @@ CHECKPOINT = "deepEMhancer_%s.hd5"
 MODEL_NAMES = ("tightTarget", "wideTarget", "highRes")  # in the order of the form
 MASKED_MODEL = "masked"
 
-# What the inference environment must be able to import
-REQUIRED_MODULES = ("numpy", "scipy", "mrcfile", "h5py", "keras")
-BACKENDS = ("tensorflow", "jax", "torch")
-
 # Values of the form
 NORMALIZATION_AUTO, NORMALIZATION_STATS, NORMALIZATION_MASK = range(3)
 MODEL_TIGHT, MODEL_WIDE, MODEL_HIGHRES = range(3)

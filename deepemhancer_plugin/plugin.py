@@ -15,7 +15,6 @@ from scipion.install.funcs import VOID_TGZ, CondaCommandDef
 
 from deepemhancer_plugin import __version__
 from deepemhancer_plugin.constants import (
-    BACKENDS,
     CHECKPOINT,
     CHECKPOINTS_FOLDER,
     DEEPEMHANCER_ENV_ACTIVATION,
@@ -28,22 +27,13 @@ from deepemhancer_plugin.constants import (
     MODELS_PACKAGE,
     MODELS_VERSION,
     PACKAGE,
-    REQUIRED_MODULES,
     URL,
 )
 
 HERE = Path(__file__).resolve().parent
 ENV_NAME = f"{PACKAGE}-{__version__}"
 DEFAULT_ACTIVATION = f"conda activate {ENV_NAME}"
-
-# Runs in the inference environment; imports nothing heavy, so that it takes a tenth of a second.
-PROBE = f"""
-from importlib.util import find_spec
-missing = [name for name in {REQUIRED_MODULES!r} if not find_spec(name)]
-if not any(find_spec(name) for name in {BACKENDS!r}):
-    missing.append("tensorflow")
-print("PROBE:" + " ".join(missing))
-"""
+PROBE = HERE / "probe.py"
 
 
 class Plugin(pwem.Plugin):
@@ -143,8 +133,7 @@ class Plugin(pwem.Plugin):
     def _environmentCommands(cls):
         """Scipion ignores exit codes and looks for the targets only: each is touched after the step that it stands for."""
         if cls.usesOwnEnvironment():
-            code = PROBE + "raise SystemExit(bool(missing))"
-            check = f"{cls.getActivation()} && python -c {shlex.quote(code)} && touch {ENV_READY}"
+            check = f"{cls.getActivation()} && python {shlex.quote(str(PROBE))} && touch {ENV_READY}"
             return [(bash(check), ENV_READY)]
         install = CondaCommandDef(ENV_NAME, cls.getCondaActivationCmd())
         install.create("python=3.11", touch=ENV_CREATED)
@@ -183,8 +172,8 @@ def probe(activation, own):
     cure = (f"correct {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf" if own else
             f"install it with *scipion3 installb {PACKAGE}*, or set {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf")
     try:
-        result = subprocess.run(["bash", "-c", f"{activation} && python -c {shlex.quote(PROBE)}"], capture_output=True, text=True,
-                                timeout=60, env=Plugin.getEnviron())
+        result = subprocess.run(["bash", "-c", f"{activation} && python {shlex.quote(str(PROBE))}"], capture_output=True,
+                                text=True, timeout=60, env=Plugin.getEnviron())
     except subprocess.TimeoutExpired:
         return [f"The inference environment did not answer within a minute to *{activation}*: {cure}."]
     found = re.search(r"^PROBE:(.*)$", result.stdout, re.MULTILINE)
@@ -193,8 +182,7 @@ def probe(activation, own):
         return [f"The inference environment cannot be activated with *{activation}* ({reason}): {cure}."]
     missing = found.group(1).split()
     if missing:
-        names = " ".join("tensorflow" if name in BACKENDS else name for name in missing)
-        pip = f"*{activation} && pip install {names}*" if own else f"*scipion3 installb {PACKAGE}*"
+        pip = f"*{activation} && pip install {' '.join(missing)}*" if own else f"*scipion3 installb {PACKAGE}*"
         return [f"The inference environment (*{activation}*) lacks {', '.join(missing)}: install with {pip}."]
     _working.add(activation)
     return []
