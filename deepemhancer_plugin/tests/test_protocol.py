@@ -2,8 +2,10 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import time
+import unittest
 from pathlib import Path
 
 import mrcfile
@@ -13,6 +15,7 @@ from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME, STATUS_ABOR
 
 from deepemhancer_plugin.constants import (
     DEEPEMHANCER_ENV_ACTIVATION,
+    DEEPEMHANCER_MODELS,
     MODEL_HIGHRES,
     MODEL_TIGHT,
     MODEL_WIDE,
@@ -24,7 +27,9 @@ from deepemhancer_plugin.constants import (
 )
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import ProtDeepEMhancer
-from deepemhancer_plugin.tests.base import RATE, SHAPE, SHIFTS, EnhanceTest, writeMap
+from deepemhancer_plugin.tests.base import CHECKOUT, RATE, SHAPE, SHIFTS, EnhanceTest, writeMap
+
+CHECKPOINT_WRITER = CHECKOUT / "tests" / "official_checkpoint.py"
 
 # Xmipp's protocol, so that its workflows carry over by changing the class name
 XMIPP_PARAMETERS = {"useHalfMapsInsteadVol": False, "halfMapsAttached": True, "inputHalf1": None, "inputHalf2": None,
@@ -343,3 +348,50 @@ class TestEnhance(EnhanceTest):
             writeBinaryMask((0, source), target, 2)
         with self.assertRaisesRegex(Exception, "every voxel lies above"):
             writeBinaryMask((0, source), target, 0)
+
+
+@unittest.skipUnless(CHECKPOINT_WRITER.exists(), "the writer of small checkpoints is part of the source: run the tests in a checkout")
+class TestOfficial(EnhanceTest):
+    """Weights in the format of the authors' files, small ones, written for the test."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.models = os.path.abspath(cls.getOutputPath("models"))
+        folder = os.path.join(cls.models, "production_checkpoints")
+        os.makedirs(folder, exist_ok=True)
+        code = (f"import sys; sys.path.insert(0, {str(CHECKPOINT_WRITER.parent)!r}); import official_checkpoint as o;"
+                f"o.write_small({folder + '/deepEMhancer_tightTarget.hd5'!r}, seed=1);"
+                f"o.write_small({folder + '/deepEMhancer_wideTarget.hd5'!r}, seed=2);"
+                f"o.write_small({folder + '/deepEMhancer_masked.hd5'!r}, seed=3,"
+                f" normalization=o.norm_fun('inputNormalizationWithMask_2'))")
+        command = f"{Plugin.getActivation()} && python -c {shlex.quote(code)}"
+        subprocess.run(["bash", "-c", command], check=True, env=Plugin.getEnviron())
+        cls.saved = Plugin.getVar(DEEPEMHANCER_MODELS)
+        os.environ[DEEPEMHANCER_MODELS] = Plugin._vars[DEEPEMHANCER_MODELS] = cls.models
+
+    @classmethod
+    def tearDownClass(cls):
+        Plugin._vars[DEEPEMHANCER_MODELS] = cls.saved
+        del os.environ[DEEPEMHANCER_MODELS]
+
+    def test_official_weights(self):
+        prot = self.enhance(inputVolume=self.volume, useHalfMapsInsteadVol=True, weights=WEIGHTS_OFFICIAL)
+        self.assertEqual(prot.Volume.getDim(), SHAPE[::-1])
+        self.assertIn("tightTarget, official weights", "\n".join(prot.summary()))
+        self.assertIn("highRes", " ".join(self.protocol(inputVolume=self.volume, weights=WEIGHTS_OFFICIAL,
+                                                        modelType=MODEL_HIGHRES).validate()))  # that file is not there
+
+    def test_mask(self):
+        prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_MASK, inputMask=self.importMask(self.mask),
+                            weights=WEIGHTS_OFFICIAL)
+        self.assertIn("masked, official weights", "\n".join(prot.summary()))
+        self.assertIn("a mask of the protein", prot.methods()[0])
+        parents = [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volume)]
+        self.assertIn(prot.inputMask.get().getObjId(), parents)
+
+    def test_checkpoint_as_file(self):
+        path = os.path.join(self.models, "production_checkpoints", "deepEMhancer_wideTarget.hd5")
+        prot = self.enhance(inputVolume=self.volume, weights=WEIGHTS_FILE, weightsFile=path)
+        self.assertEqual(prot.Volume.getDim(), SHAPE[::-1])
+        self.assertIn("official weights", "\n".join(prot.summary()))
