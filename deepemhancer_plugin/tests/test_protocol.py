@@ -350,7 +350,7 @@ class TestEnhance(EnhanceTest):
             writeBinaryMask((0, source), target, 0)
 
 
-@unittest.skipUnless(CHECKPOINT_WRITER.exists(), "the writer of small checkpoints is part of the source: run the tests in a checkout")
+@unittest.skipUnless(CHECKPOINT_WRITER.exists(), "needs the source: run the tests in a checkout")
 class TestOfficial(EnhanceTest):
     """Weights in the format of the authors' files, small ones, written for the test."""
 
