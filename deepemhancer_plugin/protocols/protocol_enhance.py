@@ -311,7 +311,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
     def _normalizationText(self, report):
         if self.normalization == NORMALIZATION_MASK:
             return "a mask of the protein"
-        noise = report.get("noise") or {}
+        noise = report["noise"]
         where = {"half maps": "noise measured on the difference of the half maps",
                  "shell": "noise measured around the particle"}.get(noise.get("source"), "given noise statistics")
         return f"{where} ({noiseNumbers(noise)})"
@@ -431,14 +431,15 @@ def weightsOf(report):
 
 
 def noiseNumbers(noise):
-    return f"mean {noise.get('mean', math.nan):.4g}, standard deviation {noise.get('std', math.nan):.4g}"
+    return f"mean {noise['mean']:.4g}, standard deviation {noise['std']:.4g}"
 
 
 def summaryOf(report):
     """The report of one map as lines for the summary."""
     lines = [f"Model: {weightsOf(report)}", f"Device: {report.get('device', 'unknown')}{_precision(report)}"]
-    if report.get("noise"):
-        lines.append(f"Noise: {noiseNumbers(report['noise'])} (from {report['noise'].get('source', 'unknown')})")
+    noise = report.get("noise") or {}
+    if noise.get("std") is not None:
+        lines.append(f"Noise: {noiseNumbers(noise)} (from {noise.get('source', 'unknown')})")
     removed = report.get("cleaning")
     if removed:
         lines.append(f"Removed: {removed['components']} islands, {removed['voxels']} voxels, {removed['volume']:.0f} cubic A")

@@ -378,14 +378,14 @@ class TestOfficial(EnhanceTest):
     def test_official_weights(self):
         prot = self.enhance(inputVolume=self.volume, useHalfMapsInsteadVol=True, weights=WEIGHTS_OFFICIAL)
         self.assertEqual(prot.Volume.getDim(), SHAPE[::-1])
-        self.assertIn("tightTarget, official weights", "\n".join(prot.summary()))
+        self.assertRegex("\n".join(prot.summary()), "tightTarget.*, official weights")
         self.assertIn("highRes", " ".join(self.protocol(inputVolume=self.volume, weights=WEIGHTS_OFFICIAL,
                                                         modelType=MODEL_HIGHRES).validate()))  # that file is not there
 
     def test_mask(self):
         prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_MASK, inputMask=self.importMask(self.mask),
                             weights=WEIGHTS_OFFICIAL)
-        self.assertIn("masked, official weights", "\n".join(prot.summary()))
+        self.assertRegex("\n".join(prot.summary()), "masked.*, official weights")
         self.assertIn("a mask of the protein", prot.methods()[0])
         parents = [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volume)]
         self.assertIn(prot.inputMask.get().getObjId(), parents)
