@@ -78,42 +78,33 @@ def resolution(frequency: np.ndarray, curve: np.ndarray, threshold: float) -> fl
     return float(1 / max(k, frequency[1] / 2))
 
 
-MOLECULE_FRACTION = 0.2  # share of the box that a molecule usually fills: turns the box's signal-to-noise ratio into the molecule's
+LARGEST_GAIN = 300.0  # between 20 A and the finest detail: B of 200 A^2 at 3 A; beyond there is only rounding and leakage to amplify
 
 
-LARGEST_GAIN = 300.0    # between 20 A and the finest detail: B of 200 A^2 at 3 A; beyond there is only rounding and leakage to amplify
-
-
-def flattening_gain(map_power: np.ndarray, noise_power: np.ndarray | None, width: float) -> np.ndarray:
-    """Gain of each shell (shells `width` in 1/A apart) that makes the map's amplitudes equal, times the Wiener weight where the noise is known.
-
-    The shape of the spectrum (B factor, regularisation, sharpening) is thus taken out before the network, which would otherwise have to
-    amplify fine detail by a hundred in low precision; and shells of pure noise do not drown the rest. `noise_power` is that of the mean of
-    the halves, from their difference: |F(half1 - half2)|^2 / 4.
-    """
+def flattening_gain(map_power: np.ndarray, width: float) -> np.ndarray:
+    """Gain of each shell (shells `width` in 1/A apart) that makes the map's amplitudes equal, as far as LARGEST_GAIN allows."""
     amplitude = np.sqrt(map_power)
     strongest = amplitude[max(1, round(0.05 / width)):].max(initial=0)
-    gain = 1 / np.maximum(amplitude, strongest / LARGEST_GAIN + 1e-30)
-    if noise_power is not None:
-        snr = map_power / np.maximum(noise_power, 1e-30)
-        snr = np.convolve(np.pad(snr, 2, mode="edge"), np.ones(5) / 5, "valid")
-        snr = np.maximum(snr - 1.02, 0) / MOLECULE_FRACTION  # 2 %: the error of the ratio itself
-        gain *= snr / (1 + snr)
-    return gain
+    return 1 / np.maximum(amplitude, strongest / LARGEST_GAIN + 1e-30)
 
 
-def flattened(volume: np.ndarray, noise_power: np.ndarray | None, workers: int = -1) -> np.ndarray:
+def flattened(volume: np.ndarray, workers: int = -1) -> np.ndarray:
     """The map (z, y, x) at 1 A/voxel with flat radial amplitudes (see `flattening_gain`), its strong voxels about one.
+
+    The shape of the spectrum (B factor, regularisation, sharpening) is thus taken out before the network, which would otherwise have to
+    amplify fine detail by a hundred in low precision.
 
     The scale is sqrt(<x^4> / <x^2>), which hardly depends on how much solvent is in the box.
     """
     spectrum = fft.rfftn(volume, workers=workers)
     spectrum[0, 0, 0] = 0
-    gain = flattening_gain(power(spectrum, volume.shape), noise_power, shell_width(volume.shape, 1.0))
+    gain = flattening_gain(power(spectrum, volume.shape), shell_width(volume.shape, 1.0))
     multiply(spectrum, gain, volume.shape)
     result = fft.irfftn(spectrum, s=volume.shape, workers=workers)
-    square = np.einsum("zyx,zyx->z", result, result, dtype=np.float64)
-    fourth = np.array([np.sum(np.square(np.square(p)), dtype=np.float64) for p in result])
-    if square.sum() > 0:
-        result *= np.float32(np.sqrt(square.sum() / fourth.sum()))
+    largest = float(np.abs(result).max())
+    if largest > 0:
+        result *= np.float32(1 / largest)  # whatever the unit, the fourth power does not underflow
+        square = sum(float(np.square(plane).sum(dtype=np.float64)) for plane in result)
+        fourth = sum(float(np.square(np.square(plane)).sum(dtype=np.float64)) for plane in result)
+        result *= np.float32(np.sqrt(square / fourth))
     return result

@@ -1,4 +1,5 @@
 """The conditions under which half maps are simulated."""
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,11 +51,11 @@ class Conditions:
     random_pose: bool = True
 
 
-def random_conditions(rng: np.random.Generator, largest_box: int = 128, typical: bool = False) -> Conditions:
+def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128), typical: bool = False) -> Conditions:
     """Conditions drawn from the range met in practice; `typical` (2.6-6 A, whole molecules) leaves out the rare and the extreme ones.
 
-    `typical` is what evaluations use; training sees more (filters, other colours of noise, strong B factors, boxes of at most `largest_box`
-    A that cut large molecules), so that nothing met later is new to the network.
+    `typical` is what evaluations use; training sees more (filters, other colours of noise, strong B factors, boxes with
+    an edge between the two lengths `box` in A, which cut large molecules), so that nothing met later is new to the network.
     """
     low, high = (2.6, 6.0) if typical else (2.3, 8.0)
     conditions = Conditions(
@@ -80,5 +81,5 @@ def random_conditions(rng: np.random.Generator, largest_box: int = 128, typical:
         changes["solvent"] = rng.uniform(0, 0.9)
     # The voxel sizes that a network at 1 A/voxel meets: it never sees frequencies beyond the microscope's Nyquist limit.
     changes["sampling_rate"] = float(rng.choice([1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2)], p=[0.4, 0.4, 0.2]))
-    changes["box"] = int(rng.integers(max(96, largest_box - 32), largest_box + 1) / changes["sampling_rate"])
+    changes["box"] = math.ceil(rng.integers(box[0], box[1] + 1) / changes["sampling_rate"])
     return replace(conditions, **changes)

@@ -2,21 +2,21 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy import fft
 
-from deepemhancer_plugin.core import spectrum
 from deepemhancer_plugin.core.prepare import prepare
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.simulation import Molecule, random_conditions, simulate
 
 NOISE_ONLY = 0.10      # share of volumes that hold nothing but noise, of any colour
-WITHOUT_HALVES = 0.25  # share whose noise spectrum is unknown, as for a single map
 NEAR_MOLECULE = 0.75   # share of cubes that lie about an atom; the rest anywhere in the box
 
 
-def volume(molecule: Molecule, rng: np.random.Generator, channels: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Input (z, y, x, channels), target (z, y, x), and atoms (n, 3) as z, y, x in voxels of one simulated map at 1 A/voxel."""
-    conditions = random_conditions(rng)
+def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], channels: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Input (z, y, x, channels), target (z, y, x), and atoms (n, 3) as z, y, x in voxels of one simulated map at 1 A/voxel.
+
+    `box`: the smallest and the largest edge in A.
+    """
+    conditions = random_conditions(rng, box)
     noise_only = rng.random() < NOISE_ONLY
     if noise_only:
         conditions = replace(conditions, noise_exponent=rng.uniform(-2, 1))
@@ -31,17 +31,12 @@ def volume(molecule: Molecule, rng: np.random.Generator, channels: int = 2) -> t
     mean, difference = (unit * resample(a, shape, 1) for a in (mean, difference))
     # Estimates of the noise are off by some percent.
     std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(rng.normal(0, 0.08))
-    noise_power = None
-    if rng.random() >= WITHOUT_HALVES:
-        noise_power = spectrum.power(fft.rfftn(difference), shape)
-        if noise_only:  # in a real pair the mean's noise and the difference's are two draws
-            noise_power = noise_power * rng.normal(1, 0.01, len(noise_power))
-    return prepare(mean, rng.normal(0, 0.1) * std, std, noise_power, channels, 1), resample(target, shape, 1), atoms
+    return prepare(mean, rng.normal(0, 0.1) * std, std, channels, 1), resample(target, shape, 1), atoms
 
 
 def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, channels: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """`count` cubes of one simulated map: inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1), float16."""
-    inputs, target, atoms = volume(molecule, rng, channels)
+    inputs, target, atoms = volume(molecule, rng, (max(96, edge), max(128, edge + 12)), channels)
     room = np.array(target.shape) - edge
     xs, ys = [], []
     for _ in range(count):

@@ -1,52 +1,56 @@
 """What is minimised: the published mean absolute error, and the Fourier shell correlation to the target."""
+import functools
+
 import numpy as np
 
 
-def shell_matrices(edge: int) -> tuple[np.ndarray, np.ndarray]:
+@functools.cache
+def _matrices(edge: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shell membership (edge * edge * (edge // 2 + 1), shells) of the half spectrum of a cube, shells up to Nyquist, conjugates counted.
 
-    As a matrix, because a product with it is the one way to sum over shells that is fast on every backend.
+    As a matrix, because a product with it is the one way to sum over shells that is fast on every backend. And the DFT's cosines and sines.
     """
     k = np.sqrt(sum(np.square(f) for f in np.meshgrid(np.fft.fftfreq(edge), np.fft.fftfreq(edge), np.fft.rfftfreq(edge), indexing="ij")))
     shell = np.round(k * edge).astype(int)
     weight = np.where((np.arange(edge // 2 + 1) == 0) | (np.arange(edge // 2 + 1) == edge // 2), 1.0, 2.0) * np.ones_like(k)
     shells = np.arange(1, edge // 2 + 1)
-    return ((shell[..., None] == shells) * weight[..., None]).reshape(-1, len(shells)).astype(np.float32), shells / edge
+    angle = 2 * np.pi / edge * np.outer(np.arange(edge), np.arange(edge))
+    return (((shell[..., None] == shells) * weight[..., None]).reshape(-1, len(shells)).astype(np.float32),
+            np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32))
 
 
 class Loss:
-    """MAE + weight * (1 - mean FSC over the shells that the target fills), for cubes (batch, edge, edge, edge, 1) of one size.
+    """MAE + weight * (1 - mean FSC over the shells that the target fills), for cubes (batch, edge, edge, edge, 1).
 
     The FSC term asks for the right detail at every resolution, where the MAE is content once the strong low frequencies are right. Shells that
     hold less than 1e-6 of the target's strongest, and empty targets, do not count.
     """
 
-    def __init__(self, edge: int, weight: float):
-        self.edge, self.weight = edge, weight
-        self.matrix, _ = shell_matrices(edge)
-        angle = 2 * np.pi / edge * np.outer(np.arange(edge), np.arange(edge))
-        self.cos, self.sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    def __init__(self, weight: float):
+        self.weight = weight
 
     def _transform(self, cubes):
         """Half spectra (batch, edge * edge * (edge // 2 + 1)): real and imaginary parts, by products with the DFT's matrices."""
         from keras import ops
 
-        cos, sin, half = self.cos, self.sin, self.edge // 2 + 1
+        edge = cubes.shape[1]
+        (_, cos, sin), half = _matrices(edge), edge // 2 + 1
         real, imaginary = ops.matmul(cubes, cos[:, :half]), -ops.matmul(cubes, sin[:, :half])
         for axis in (2, 1):
             real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
             real, imaginary = (ops.matmul(real, cos) + ops.matmul(imaginary, sin), ops.matmul(imaginary, cos) - ops.matmul(real, sin))
             real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
-        shape = (-1, self.edge * self.edge * half)
+        shape = (-1, edge * edge * half)
         return ops.reshape(real, shape), ops.reshape(imaginary, shape)
 
     def fsc(self, target, prediction):
         """FSC (batch, shells) and whether the target fills the shell (batch, shells), 0 or 1."""
         from keras import ops
 
+        matrix = _matrices(target.shape[1])[0]
         (a, b), (c, d) = self._transform(target[..., 0]), self._transform(prediction[..., 0])
-        cross = ops.matmul(a * c + b * d, self.matrix)
-        first, second = ops.matmul(a * a + b * b, self.matrix), ops.matmul(c * c + d * d, self.matrix)
+        cross = ops.matmul(a * c + b * d, matrix)
+        first, second = ops.matmul(a * a + b * b, matrix), ops.matmul(c * c + d * d, matrix)
         filled = ops.cast(first > 1e-6 * ops.max(first, axis=1, keepdims=True) + 1e-3, "float32")
         return cross / ops.sqrt(first * second + 1e-6), filled
 

@@ -19,11 +19,12 @@ def _shared(shape: tuple[int, ...], dtype) -> np.ndarray:
 class Pool:
     """`size` cubes of `edge` voxels, simulated from `molecules` by `workers` processes for as long as the pool is open.
 
-    Each volume gives `per_volume` cubes. The simulations are the same for the same seed; which of them a batch holds depends on the machine's
+    The simulations are the same for the same seed; which of them a batch holds depends on the machine's
     speed. Use as a context manager; make it before TensorFlow or JAX start their threads, because the workers are forked.
     """
 
-    def __init__(self, molecules: Sequence[Molecule], size: int, edge: int, channels: int, workers: int, seed: int, per_volume: int = 8):
+    def __init__(self, molecules: Sequence[Molecule], size: int, edge: int, channels: int, workers: int, seed: int):
+        per_volume = 8 if edge <= 64 else 1  # a large cube is most of its volume
         self.size = max(per_volume * workers, size // (per_volume * workers) * per_volume * workers)
         self.inputs = _shared((self.size, edge, edge, edge, channels), np.float16)
         self.targets = _shared((self.size, edge, edge, edge, 1), np.float16)
@@ -67,16 +68,17 @@ class Pool:
                 raise RuntimeError("a simulation process has died; its error stands above")
             time.sleep(0.2)
 
-    def batch(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """`count` random cubes in random orientations, some of them with a blank patch: (inputs, targets), float16."""
-        shape = (count, *self.inputs.shape[1:])
+    def batch(self, count: int, edge: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """`count` random cubes of `edge` voxels in random orientations, some of them with a blank patch: (inputs, targets), float16."""
+        shape = (count, edge, edge, edge, self.inputs.shape[-1])
         inputs, targets = np.empty(shape, np.float16), np.empty((*shape[:-1], 1), np.float16)
         ready = np.flatnonzero(self.version >= 2)
         for i in range(count):
             while True:
                 slot, rotation = rng.choice(ready), int(rng.integers(24))
                 before = int(self.version[slot])
-                inputs[i], targets[i] = rotated(self.inputs[slot], rotation), rotated(self.targets[slot], rotation)
+                part = (slot, *(slice(a, a + edge) for a in rng.integers(0, self._edge - edge + 1, 3)))
+                inputs[i], targets[i] = rotated(self.inputs[part], rotation), rotated(self.targets[part], rotation)
                 if before % 2 == 0 and before == self.version[slot]:  # nobody wrote while we read
                     break
             if rng.random() < 0.1:

@@ -6,12 +6,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from deepemhancer_plugin.core.networks import Architecture, Embedded, save_weights
+from deepemhancer_plugin.core.networks import Architecture, Embedded, load_weights, save_weights
 from deepemhancer_plugin.core.simulation import Molecule
 from deepemhancer_plugin.core.training.cubes import cubes
 from deepemhancer_plugin.core.training.losses import Loss
@@ -22,7 +22,8 @@ from deepemhancer_plugin.core.training.pool import Pool
 class Settings:
     """How to train.
 
-    edge, batch       voxels of a cube's edge, cubes a step
+    edges, batch      edges of the cubes in voxels, drawn anew for each step, and how many of the smallest make a step (of the others as many
+                      voxels); the larger ones teach the network what it sees inside a large map
     steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
     rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
     schedule          "cosine", or "plateau": halved after five validations without improvement, as published
@@ -32,7 +33,7 @@ class Settings:
     average           momentum of the weights' moving average, which is what is saved
     """
     architecture: Architecture = field(default_factory=Architecture)
-    edge: int = 64
+    edges: tuple[int, ...] = (64, 96, 128)
     batch: int = 8
     steps: int = 20000
     minutes: float = math.inf
@@ -40,12 +41,12 @@ class Settings:
     warmup: int = 400
     schedule: str = "cosine"
     fsc_weight: float = 0.05
-    pool: int = 1500
+    pool: int = 200
     workers: int = 1
     precision: str = "mixed_bfloat16"
     average: float = 0.999
     validate_every: int = 1000
-    validation_cubes: int = 64
+    validation_cubes: int = 24
     seed: int = 0
 
 
@@ -86,28 +87,38 @@ def learning_rate(settings: Settings, step: int, elapsed_minutes: float) -> floa
     return settings.rate * min(1.0, (step + 1) / settings.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def _draw(pool: Pool, settings: Settings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    edge = int(rng.choice(settings.edges))
+    return pool.batch(max(1, round(settings.batch * (min(settings.edges) / edge) ** 3)), edge, rng)
+
+
 def validation_set(molecules: Sequence[Molecule], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Always the same cubes of held-out molecules: inputs and targets, four cubes a volume."""
-    made = [cubes(molecules[i % len(molecules)], np.random.default_rng([settings.seed, 10**6 + i]), 4, settings.edge,
-                  settings.architecture.channels) for i in range(settings.validation_cubes // 4)]
+    """Always the same cubes of held-out molecules, of the largest edge: inputs and targets."""
+    made = [cubes(molecules[i % len(molecules)], np.random.default_rng([settings.seed, 10**6 + i]), 1, max(settings.edges),
+                  settings.architecture.channels) for i in range(settings.validation_cubes)]
     return np.concatenate([m[0] for m in made]), np.concatenate([m[1] for m in made])
 
 
 class Trainer:
     """A network, its optimizer and their checkpoint in `folder`: checkpoint.npz (all that resuming needs), weights.npz, history.json."""
 
-    def __init__(self, settings: Settings, folder: Path):
+    def __init__(self, settings: Settings, folder: Path, start: str | Path | None = None):
         import keras
 
         self.settings, self.folder = settings, folder
         folder.mkdir(parents=True, exist_ok=True)
         keras.config.set_dtype_policy(settings.precision)
         keras.utils.set_random_seed(settings.seed)
-        self.network = Embedded(settings.architecture)
-        self.loss = Loss(settings.edge, settings.fsc_weight)
+        self.network = load_weights(start)[0] if start else Embedded(settings.architecture)
+        self.loss = Loss(settings.fsc_weight)
         optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
                                           ema_overwrite_frequency=None)
-        self.network.model.compile(optimizer=optimizer, loss=self.loss, jit_compile=keras.backend.backend() == "jax")
+        # One model for each edge, all of the same weights: their shapes are known when they are compiled.
+        self.models = {}
+        for edge in settings.edges:
+            cube = keras.Input((edge, edge, edge, settings.architecture.channels))
+            self.models[edge] = keras.Model(cube, self.network.model(cube))
+            self.models[edge].compile(optimizer=optimizer, loss=self.loss, jit_compile=keras.backend.backend() == "jax")
         optimizer.build(self.network.model.trainable_variables)
         self.optimizer = optimizer
         self.step, self.minutes, self.history = 0, 0.0, []  # type: ignore[var-annotated]
@@ -144,8 +155,8 @@ class Trainer:
         from keras import ops
 
         with self.averaged():
-            predictions = np.concatenate([np.asarray(self.network.model.predict_on_batch(inputs[i:i + 4]), np.float32)
-                                          for i in range(0, len(inputs), 4)])
+            predictions = np.concatenate([np.asarray(self.models[inputs.shape[1]].predict_on_batch(inputs[i:i + 1]), np.float32)
+                                          for i in range(len(inputs))])
         targets = targets.astype(np.float32)
         some = [i for i in range(len(targets)) if np.any(targets[i])]
         curve, filled = (np.concatenate(parts) for parts in zip(*(
@@ -158,13 +169,14 @@ class Trainer:
     def run(self, pool: Pool, validation: tuple[np.ndarray, np.ndarray], report: Callable[[dict], None]) -> None:
         """Train until the settings' steps or minutes are spent, validating and saving on the way; `report` gets every history entry."""
         settings = self.settings
-        batches = _Prefetch(lambda rng: pool.batch(settings.batch, rng), [settings.seed, self.step], max(1, settings.workers // 4))
+        batches = _Prefetch(lambda rng: _draw(pool, settings, rng), [settings.seed, self.step], max(1, settings.workers // 4))
         started, before, losses, scale, best, waiting = time.monotonic(), self.minutes, [], 1.0, math.inf, 0
         try:
             while self.step < settings.steps and self.minutes < settings.minutes:
                 rate = learning_rate(settings, self.step, self.minutes) if settings.schedule == "cosine" else settings.rate * scale
                 self.optimizer.learning_rate.assign(rate)
-                losses.append(float(self.network.model.train_on_batch(*batches.get())))
+                inputs, targets = batches.get()
+                losses.append(float(self.models[inputs.shape[1]].train_on_batch(inputs, targets)))
                 self.step += 1
                 self.minutes = before + (time.monotonic() - started) / 60
                 if not math.isfinite(losses[-1]):
@@ -209,14 +221,14 @@ def _plain(settings: Settings) -> dict:
 
 
 def train(molecules: Sequence[Molecule], held_out: Sequence[Molecule], settings: Settings, folder: Path,
-          report: Callable[[dict], None]) -> Trainer:
-    """Train on `molecules`, validate on `held_out`, keep everything in `folder` and go on from what is there already."""
-    with Pool(molecules, settings.pool, settings.edge, settings.architecture.channels, settings.workers, settings.seed) as pool:
+          report: Callable[[dict], None], start: str | Path | None = None) -> Trainer:
+    """Train on `molecules`, validate on `held_out`, keep everything in `folder` and go on from what is there already.
+
+    `start`: weights to start from instead of random ones.
+    """
+    with Pool(molecules, settings.pool, max(settings.edges), settings.architecture.channels, settings.workers, settings.seed) as pool:
         validation = validation_set(held_out, settings)
-        pool.wait(min(settings.pool, 8 * settings.batch))
-        trainer = Trainer(settings, folder)
+        pool.wait(min(settings.pool, 4 * settings.batch))
+        trainer = Trainer(settings, folder, start)
         trainer.run(pool, validation, report)
     return trainer
-
-
-__all__ = ["Settings", "Trainer", "learning_rate", "replace", "train", "validation_set"]
