@@ -1,0 +1,27 @@
+"""Names that the plugin, the protocol, the viewers and the wizards share."""
+
+# Variables of scipion.conf
+DEEPEMHANCER_HOME = "DEEPEMHANCER_HOME"
+DEEPEMHANCER_ENV_ACTIVATION = "DEEPEMHANCER_ENV_ACTIVATION"
+DEEPEMHANCER_MODELS = "DEEPEMHANCER_MODELS"
+
+# Packages of `scipion3 installb`
+PACKAGE = "deepemhancer"
+MODELS_PACKAGE = "deepemhancer_models"
+MODELS_VERSION = "0.17"  # the release of the original program whose checkpoints these are
+URL = "https://github.com/rsanchezgarc/deepEMhancer"
+
+# Files whose existence says that a step of the installation succeeded
+ENV_CREATED = "ENVIRONMENT_CREATED"
+ENV_READY = "DEPENDENCIES_INSTALLED"
+
+# Where the official checkpoints lie below DEEPEMHANCER_MODELS, as the original program has them
+CHECKPOINTS_FOLDER = "production_checkpoints"
+CHECKPOINT = "deepEMhancer_%s.hd5"
+MODEL_NAMES = ("tightTarget", "wideTarget", "highRes")  # in the order of the form
+MASKED_MODEL = "masked"
+
+# Values of the form
+NORMALIZATION_AUTO, NORMALIZATION_STATS, NORMALIZATION_MASK = range(3)
+MODEL_TIGHT, MODEL_WIDE, MODEL_HIGHRES = range(3)
+WEIGHTS_EMBEDDED, WEIGHTS_OFFICIAL, WEIGHTS_FILE = range(3)

@@ -1,0 +1,107 @@
+"""What the tests share: a synthetic particle as half maps, a project that has imported it, the environment that enhances it."""
+import os
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+from pwem import Domain
+from pwem.objects import VolumeMask
+from pwem.protocols import ProtImportMask, ProtImportVolumes
+from pyworkflow.tests import BaseTest, setupTestProject
+
+import deepemhancer_plugin
+from deepemhancer_plugin.constants import DEEPEMHANCER_ENV_ACTIVATION
+from deepemhancer_plugin.plugin import DEFAULT_ACTIVATION, Plugin
+from deepemhancer_plugin.protocols import ProtDeepEMhancer
+
+PACKAGE = Path(deepemhancer_plugin.__file__).parent
+CHECKOUT = PACKAGE.parent
+SHAPE = (44, 40, 36)  # z, y, x: neither cubic nor a multiple of a tile
+RATE = 1.5  # A/voxel
+SHIFTS = (-12.0, 7.5, -33.0)  # A: the origin of the maps, as it stands in their headers
+
+
+def useCheckout():
+    """Points the plugin at the inference environment that `make install` makes in the checkout, unless the user chose another."""
+    Domain.getPlugins()  # defines the variables
+    if Plugin.getVar(DEEPEMHANCER_ENV_ACTIVATION, DEFAULT_ACTIVATION) != DEFAULT_ACTIVATION:
+        return
+    activate = CHECKOUT / ".venv-inference" / "bin" / "activate"
+    if activate.exists():
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"source {activate}"  # for the runs, which are processes of their own
+        Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = os.environ[DEEPEMHANCER_ENV_ACTIVATION]
+
+
+def particle(shape=SHAPE, rate=RATE, seed=1):
+    """A chain of residue-sized blobs as two half maps with independent noise, and its mask.
+
+    Returns:
+        half 1, half 2: float32 arrays (z, y, x), signal up to about 1, noise of 0.1.
+        mask: boolean array (z, y, x).
+    """
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices(shape) * rate
+    centre = np.array(shape) * rate / 2
+    signal = np.zeros(shape)
+    for angle in np.linspace(0, 4 * np.pi, 30):  # a helix along z, 8 A wide
+        at = np.add(centre, [(angle / (4 * np.pi) - 0.5) * 24, 8 * np.sin(angle), 8 * np.cos(angle)])
+        signal += np.exp(-((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) / (2 * 2.0 ** 2))
+    halves = [(signal + rng.normal(0, 0.1, shape)).astype(np.float32) for _ in range(2)]
+    return (*halves, signal > 0.1)
+
+
+def writeMap(path, data, rate=RATE, origin=(0, 0, 0)):
+    with mrcfile.new(path, np.asarray(data, np.float32), overwrite=True) as mrc:
+        mrc.voxel_size = rate
+        mrc.header.origin = origin
+        mrc.set_volume()
+    return str(path)
+
+
+class EnhanceTest(BaseTest):
+    """A project with an imported map that has half maps attached, an origin of its own, and a mask."""
+
+    @classmethod
+    def setUpClass(cls):
+        useCheckout()
+        setupTestProject(cls)
+        cls.half1, cls.half2, cls.mask = particle()
+        mean = (cls.half1 + cls.half2) / 2
+        cls.paths = [writeMap(cls.getOutputPath(f"{name}.mrc"), data) for name, data in
+                     (("map", mean), ("half1", cls.half1), ("half2", cls.half2))]
+        cls.volume = cls.importVolume(*cls.paths)
+
+    @classmethod
+    def importVolume(cls, path, half1=None, half2=None, shifts=SHIFTS, rate=RATE):
+        origin = dict(zip("xyz", (-shift for shift in shifts), strict=True)) if shifts else {}
+        halves = {"setHalfMaps": True, "half1map": half1, "half2map": half2} if half1 else {}
+        prot = cls.newProtocol(ProtImportVolumes, filesPath=str(path), samplingRate=rate, setOrigCoord=bool(shifts), **origin,
+                               **halves)
+        cls.launchProtocol(prot)
+        return prot.outputVolume if hasattr(prot, "outputVolume") else prot.outputVolumes
+
+    @classmethod
+    def importMask(cls, data, rate=RATE):
+        path = writeMap(cls.getOutputPath("mask.mrc"), data, rate)
+        prot = cls.newProtocol(ProtImportMask, maskPath=path, samplingRate=rate)
+        cls.launchProtocol(prot)
+        assert isinstance(prot.outputMask, VolumeMask)
+        return prot.outputMask
+
+    @classmethod
+    def protocol(cls, **arguments):
+        """A protocol on the CPU, not launched."""
+        return cls.newProtocol(ProtDeepEMhancer, **{"useGpu": False, **arguments})
+
+    @classmethod
+    def enhance(cls, **arguments):
+        prot = cls.protocol(**arguments)
+        cls.launchProtocol(prot)
+        return prot
+
+    @classmethod
+    def fails(cls, prot):
+        """Launches a protocol that must fail; returns its error message."""
+        cls.proj.launchProtocol(prot, wait=True)
+        assert prot.isFailed(), prot.getStatusMessage()
+        return prot.getErrorMessage()

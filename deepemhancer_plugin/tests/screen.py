@@ -1,0 +1,49 @@
+"""A virtual screen for the tests that open windows, and pictures of them."""
+import os
+import shutil
+import subprocess
+import time
+import unittest
+
+PROGRAMS = ("Xvfb", "openbox", "xdotool", "import", "identify")
+missing = [name for name in PROGRAMS if not shutil.which(name)]
+needsScreen = unittest.skipIf(missing, f"no {', '.join(missing)} here: as root, run `.ci/scipion screen`")
+
+
+class Screen:
+    """Xvfb with a window manager on a free display, as a context; DISPLAY points at it meanwhile."""
+
+    def __enter__(self):
+        read, write = os.pipe()
+        self.server = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", "1400x1200x24", "-nolisten", "tcp"],
+                                       pass_fds=[write], stderr=subprocess.DEVNULL)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            self.display = f":{pipe.readline().strip()}"
+        self.saved = os.environ.get("DISPLAY")
+        os.environ["DISPLAY"] = self.display
+        self.manager = subprocess.Popen(["openbox"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_):
+        self.manager.terminate()
+        self.server.terminate()
+        self.manager.wait()
+        self.server.wait()
+        if self.saved is None:
+            del os.environ["DISPLAY"]
+        else:
+            os.environ["DISPLAY"] = self.saved
+
+
+def photograph(window, path):
+    """A picture of a Tk window as the screen shows it; returns (width, height, number of colours)."""
+    window.deiconify()
+    window.lift()
+    for _ in range(10):  # the window manager needs a moment
+        window.update()
+        time.sleep(0.1)
+    subprocess.run(["import", "-window", str(int(window.frame(), 16)), path], check=True)
+    answer = subprocess.run(["identify", "-format", "%w %h %k", path], check=True, capture_output=True, text=True).stdout
+    return tuple(map(int, answer.split()))

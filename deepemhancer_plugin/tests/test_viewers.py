@@ -1,0 +1,160 @@
+"""The viewers: the numbers behind the figures, the figures, the script for ChimeraX; the form and the viewer in real windows."""
+import os
+import re
+import unittest
+from pathlib import Path
+
+import numpy as np
+from pyworkflow.gui.plotter import Plotter
+
+from deepemhancer_plugin.tests.base import RATE, SHAPE, SHIFTS, EnhanceTest
+from deepemhancer_plugin.tests.screen import Screen, needsScreen, photograph
+from deepemhancer_plugin.viewers import DeepEMhancerViewer, chimera, spectra
+
+
+class TestSpectra(unittest.TestCase):
+    def test_fsc_of_signal_and_noise(self):
+        """Two maps of the same signal power S and noise power N correlate as S / (S + N) in every shell."""
+        rng = np.random.default_rng(0)
+        signal = rng.normal(0, 2, (40, 42, 45))
+        one, two = (signal + rng.normal(0, 1, signal.shape) for _ in range(2))
+        _, correlation = spectra.fsc(one, two, 1.3)
+        np.testing.assert_allclose(correlation[5:].mean(), 4 / 5, atol=0.01)
+        np.testing.assert_allclose(spectra.fsc(one, one, 1.3)[1], 1)
+        np.testing.assert_allclose(spectra.fsc(one, -one, 1.3)[1], -1)
+
+    def test_resolution(self):
+        frequencies = np.arange(6) * 0.1
+        self.assertAlmostEqual(spectra.resolution(frequencies, np.array([1, 1, 0.243, 0.043, 0, 0])), 1 / 0.25)
+        self.assertAlmostEqual(spectra.resolution(frequencies, np.ones(6)), 2)
+
+    def test_wave_lies_in_its_shell(self):
+        z = np.arange(40) * 2.0
+        wave = np.cos(2 * np.pi * z / 10)[:, None, None] * np.ones((1, 30, 36))
+        frequencies, amplitude = spectra.amplitudes(wave, 2.0)
+        self.assertAlmostEqual(frequencies[amplitude.argmax()], 1 / 10)
+        self.assertAlmostEqual(frequencies[-1], 1 / 4)
+
+    def test_gaussian_falls_like_a_gaussian(self):
+        """A blob of width s has the amplitudes exp(-2 pi^2 s^2 / d^2)."""
+        grid = sum((axis * 1.5 - 24) ** 2 for axis in np.indices((32, 32, 32)))
+        frequencies, amplitude = spectra.amplitudes(np.exp(-grid / (2 * 2.5 ** 2)), 1.5)
+        slope = np.polyfit(frequencies[1:10] ** 2, np.log(amplitude[1:10]), 1)[0]
+        self.assertAlmostEqual(slope / (-2 * np.pi ** 2 * 2.5 ** 2), 1, places=1)
+
+    def test_level_of_same_volume(self):
+        volume = np.random.default_rng(0).normal(size=(10, 11, 12))
+        self.assertEqual((volume >= chimera.levelOfSameVolume(volume, 77)).sum(), 77)
+
+
+class TestViewer(EnhanceTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.prot = cls.enhance(inputVolume=cls.volume, useHalfMapsInsteadVol=True)
+
+    def viewer(self):
+        viewer = DeepEMhancerViewer(project=self.proj, protocol=self.prot)
+        viewer.setProtocol(self.prot)
+        return viewer
+
+    def test_found_by_scipion(self):
+        from pwem import Domain
+        self.assertIn(DeepEMhancerViewer, Domain.findViewers(self.prot, "tkinter"))
+
+    def test_chimera_script(self):
+        script = self.viewer().writeChimeraScript()
+        text = Path(script).read_text()
+        opened = re.findall(r'^open "(.+)"$', text, re.MULTILINE)
+        self.assertEqual(len(opened), 4)  # axes, two half maps, enhanced map
+        for path in opened:
+            self.assertTrue(os.path.isabs(path) and os.path.exists(path), path)
+        self.assertEqual(opened[-1], os.path.abspath(self.prot.Volume.getFileName()))
+        for number in (2, 3, 4):
+            self.assertIn(f"volume #{number} voxelSize {RATE:g}\n", text)
+            self.assertIn(f"volume #{number} origin {','.join(f'{shift:g}' for shift in SHIFTS)}\n", text)
+        levels = [float(level) for level in re.findall(r"level (\S+)", text)]
+        self.assertEqual(len(levels), 3)
+        self.assertTrue(all(level > 0 for level in levels))
+
+    def test_figures(self):
+        Plotter.setBackend("Agg")
+        viewer = self.viewer()
+        for name, show in viewer._getVisualizeDict().items():
+            if name == "showChimera":
+                continue
+            plotter, = show(name)
+            axes = plotter.getFigure().get_axes()
+            self.assertTrue(all(axis.get_xlabel() or axis.get_ylabel() for axis in axes), name)
+            path = self.getOutputPath(f"{name}.png")
+            plotter.getFigure().savefig(path, dpi=100)
+            self.assertGreater(os.path.getsize(path), 10_000, name)
+            plotter.close()
+
+    def test_slices_show_the_maps(self):
+        from matplotlib.figure import Figure
+
+        from deepemhancer_plugin.viewers import figures
+        volume = np.zeros(SHAPE)
+        volume[SHAPE[0] // 2, 10, 20] = 1  # in the central slice of z only
+        figure = Figure()
+        figures.slices(figure, volume + np.random.default_rng(0).random(SHAPE), volume, RATE)
+        images = [axes.images[0] for axes in figure.get_axes() if axes.images]
+        self.assertEqual(len(images), 6)
+        self.assertEqual({image.get_clim() for image in images}, {(-0.2, 1)})
+        np.testing.assert_allclose(images[0].get_extent(), [0, SHAPE[2] * RATE, 0, SHAPE[1] * RATE])
+
+    def test_without_half_maps_or_chimera(self):
+        viewer = self.viewer()
+        viewer._inputFiles = lambda: [[0, self.paths[0]]]
+        self.assertIn("single map", viewer._showFsc()[0].getMessage())
+        if not os.path.exists(chimeraProgram()):
+            self.assertIn("scipion-em-chimera", viewer._showChimera()[0].getMessage())
+
+    @needsScreen
+    def test_windows(self):
+        """Project, form and viewer in real windows; the pictures are left in the test's output folder."""
+        with Screen():
+            # the order matters: form imports project
+            from pyworkflow.gui.project.project import ProjectWindow  # isort: skip
+            from pyworkflow.gui.form import FormWindow  # isort: skip
+            window = ProjectWindow(self.proj.path)
+            try:
+                window.root.geometry("1300x800+10+10")
+                _, _, colours = photograph(window.root, self.getOutputPath("project.png"))
+                self.assertGreater(colours, 50)
+                self.lookAtForm(FormWindow, window)
+                self.lookAtViewer(window)
+            finally:
+                window.root.destroy()
+
+    def lookAtForm(self, FormWindow, window):
+        for name, arguments in (("form", {}), ("form_advanced", {"expertLevel": 1, "normalization": 1, "weights": 2,
+                                                                 "performCleaningStep": True})):
+            prot = self.protocol(**{"inputVolume": self.volume, "useHalfMapsInsteadVol": True, "useGpu": True, **arguments})
+            form = FormWindow("Protocol Run: " + prot.getClassName(), prot, lambda *_: None, window,
+                              updateProtocolCallback=lambda *_: None)
+            form.root.geometry("+20+20")
+            form.root.update()
+            width, height, colours = photograph(form.root, self.getOutputPath(f"{name}.png"))
+            self.assertGreater(width, 500)
+            self.assertGreater(height, 400)
+            self.assertGreater(colours, 20)  # an empty window has few
+            form.root.destroy()
+
+    def lookAtViewer(self, window):
+        from pwem import Domain
+        from pyworkflow.gui.form import FormWindow
+        Domain.findViewers(self.prot, "tkinter")  # as Scipion does; tells the viewer whose it is
+        viewer = self.viewer()
+        form = FormWindow("Viewer", viewer, lambda *_: None, window, visualizeDict=viewer._getVisualizeDict(), visualizeMode=True)
+        form.root.geometry("+20+20")
+        width, _, colours = photograph(form.root, self.getOutputPath("viewer.png"))
+        self.assertGreater(width, 200)
+        self.assertGreater(colours, 10)
+        form.root.destroy()
+
+
+def chimeraProgram():
+    from pwem.viewers.viewer_chimera import Chimera
+    return Chimera.getProgram() or ""

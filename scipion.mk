@@ -1,0 +1,17 @@
+# The Scipion side of the Makefile, which includes this file: .venv with Scipion and the plugin, and its tests.
+SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.11.7 pytest
+
+.venv/installed: setup.py scipion.mk
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet $(SCIPION_PACKAGES)
+	.venv/bin/python -m pip install --quiet --no-deps --editable .
+	ln -sf ../../scripts/scipion3 .venv/bin/scipion3
+	.venv/bin/scipion3 protocols | grep -q ProtDeepEMhancer
+	touch $@
+
+# The window and queue tests want what `.ci/scipion` installs (as root); without it they are skipped and say so.
+.PHONY: test-scipion
+test-scipion: install
+	bash -c '. scripts/scipion_env.sh && cd .scipion && python -m pytest -q -rs -p no:cacheprovider ../deepemhancer_plugin/tests'
+	.venv/bin/scipion3 tests deepemhancer_plugin.tests.test_protocol.TestForm
