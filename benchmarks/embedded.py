@@ -29,7 +29,8 @@ def main() -> int:
     edges = [int(e) for e in a.edges.split(",")]
     molecule = from_structure(build_protein(0))
     lines = [f"Measured on {select_devices('-1').description}; one half-map pair at 1 A/voxel, the whole command, program start included.", "",
-             "| box | precision | wall (s) | of it network (s) | µs a voxel | against the smallest | peak memory (GB) |", "|---|---|---|---|---|---|---|"]
+             "| box | precision | wall (s) | of it network (s) | µs a voxel | against the smallest | peak memory (GB) |",
+             "|---|---|---|---|---|---|---|"]
     first: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for edge in edges:

@@ -5,7 +5,7 @@ core also imports in the inference environment, where Scipion is absent.
 """
 __version__ = "1.0.0"
 _logo = "icon.png"
-_references = ["SanchezGarcia2021", "RamirezAportela2022", "RamirezAportela2019"]
+_references = ["Jakobi2017", "SanchezGarcia2021", "RamirezAportela2022", "RamirezAportela2019"]
 
 
 def __getattr__(name):

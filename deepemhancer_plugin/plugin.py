@@ -162,7 +162,7 @@ def tensorflow():
     return "tensorflow-cpu>=2.17" if platform.machine() == "x86_64" else "tensorflow>=2.17"
 
 
-_working = set()  # activation commands that were seen to work: not asked again for each of the window's questions
+_working: set[str] = set()  # activation commands that were seen to work: not asked again for each of the window's questions
 
 
 def probe(activation, own):

@@ -42,7 +42,8 @@ def enhanced(halves, tmp_path_factory):
 
 def test_output_sits_where_the_input_sat(halves, enhanced):
     with mrcfile.open(halves[1]) as before, mrcfile.open(enhanced[0]) as after:
-        for field in ("nx", "ny", "nz", "nxstart", "nystart", "nzstart", "mx", "my", "mz", "cella", "cellb", "mapc", "mapr", "maps", "ispg", "origin"):
+        for field in ("nx", "ny", "nz", "nxstart", "nystart", "nzstart", "mx", "my", "mz", "cella", "cellb", "mapc", "mapr", "maps", "ispg",
+                      "origin"):
             assert before.header[field] == after.header[field], field
         label = bytes(after.header.label[int(after.header.nlabl) - 1]).decode()
         assert __version__ in label and "tightTarget" in label

@@ -71,7 +71,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
     _check(model, options)
     tell("noise", 0, 1)
     noise = _noise(maps, model, options)
-    agreement = resolution(*fsc(*maps, sampling_rate), 0.143) if len(maps) == 2 else None
+    agreement = resolution(*fsc(maps[0], maps[1], sampling_rate), 0.143) if len(maps) == 2 else None
     volume = _mean(maps)
     shape = volume.shape
     tell("noise", 1, 1)
@@ -103,14 +103,13 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
 
 
 def _check(model: Model, options: Options) -> None:
-    official = isinstance(model, OfficialModel)
     if options.cleaning is not None and not 0 <= options.cleaning <= 1:
         raise InputError(f"cleaning strength {options.cleaning:g}: a share of the positive voxels, 0 to 1, is needed")
     if options.batch is not None and options.batch < 1:
         raise InputError(f"batch {options.batch}: at least 1 is needed")
-    if options.classic and not official:
+    if options.classic and not isinstance(model, OfficialModel):
         raise InputError("--classic reproduces the original program, which knows official weights only: add --weights official")
-    if official and model.normalization == "mask" and options.mask is None:
+    if isinstance(model, OfficialModel) and model.normalization == "mask" and options.mask is None:
         raise InputError(f"{model.path}: these weights are for mask normalisation: give the mask with -m, or choose other weights")
 
 

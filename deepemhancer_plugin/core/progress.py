@@ -1,6 +1,7 @@
 """What a person sees of a long step: a bar with the time left on a terminal, plain lines elsewhere."""
 import sys
 import time
+from typing import Any
 
 STEPS = {"noise": "noise statistics", "network": "network"}
 QUIET = 2.0     # seconds before a plain line is worth printing,
@@ -11,8 +12,8 @@ class Progress:
     """Call it with (step, done, total); use it as a context manager. The time left is guessed from the time that the step has taken so far."""
 
     def __init__(self) -> None:
-        self._bar = None
-        self._tasks: dict[str, int] = {}
+        self._bar: Any = None  # rich's bar, on a terminal
+        self._tasks: dict[str, Any] = {}
         self._started: dict[str, float] = {}
         self._printed = time.monotonic() - INTERVAL + QUIET
 
