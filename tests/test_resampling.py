@@ -70,3 +70,11 @@ def test_mean_is_kept():
 def test_new_box_covers_the_same_volume(shape, rate):
     for n, m in zip(shape, resampled_shape(shape, rate), strict=True):
         assert m >= 1 and (abs(m - n * rate) <= 0.5 + 1e-9 or m == 1)
+
+
+@pytest.mark.parametrize(("old", "new"), [(12, 24), (12, 15), (24, 12), (18, 12)])
+def test_wave_at_the_coarser_nyquist_keeps_its_amplitude(old, new):
+    """Its one coefficient stands for both signs of the finer grid."""
+    wave = [np.cos(2 * np.pi * 6 * np.arange(n) / n) for n in (old, new)]
+    result = resample(np.broadcast_to(wave[0][:, None, None], (old, 3, 4)), (new, 3, 4), 1)
+    np.testing.assert_allclose(result, np.broadcast_to(wave[1][:, None, None], (new, 3, 4)), atol=1e-5)
