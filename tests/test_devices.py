@@ -1,14 +1,10 @@
 """Devices in pretended environments; plans of tiles by their properties."""
-import itertools
 import os
 import subprocess
 import sys
 import types
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from deepemhancer_plugin.core import devices
 from deepemhancer_plugin.core.devices import (
@@ -17,7 +13,6 @@ from deepemhancer_plugin.core.devices import (
     free_gpu_memory,
     free_host_memory,
     free_memory,
-    plan_tiles,
     select_devices,
 )
 from deepemhancer_plugin.core.errors import InputError
@@ -249,7 +244,7 @@ def test_free_memory_of_an_absent_gpu(machine):
 
 
 def test_import_needs_no_framework():
-    code = ("import sys, deepemhancer_plugin.core.devices as d; d.plan_tiles((64,) * 3, 8, 10**9, 8); d.free_host_memory();"
+    code = ("import sys, deepemhancer_plugin.core.devices as d; d.free_host_memory();"
             "print([m for m in ('tensorflow', 'keras', 'jax', 'torch') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -312,72 +307,3 @@ def test_memory_where_there_is_no_proc(machine, monkeypatch):
 
 def test_this_machine():
     assert 1 <= cpu_cores() <= os.cpu_count() and free_host_memory() > 2**20
-
-
-# ---------------------------------------------------------------------------------------------------------------------- planning
-
-def cover(plan, shape):
-    """How often each voxel is written, when each tile gives its inside and, at the map's border, everything up to it."""
-    padded = [max(o[axis] for o in plan.origins) + plan.tile[axis] for axis in range(3)]
-    count = np.zeros(padded, int)
-    for origin in plan.origins:
-        count[tuple(slice(o + (plan.halo if o else 0), o + t - (plan.halo if o + t < n else 0))
-                    for o, t, n in zip(origin, plan.tile, padded, strict=True))] += 1
-    return count[tuple(map(slice, shape))]
-
-
-@settings(deadline=None, max_examples=200)
-@given(shape=st.tuples(*[st.integers(1, 60)] * 3), halo=st.integers(0, 9), multiple=st.sampled_from([1, 2, 4, 8]),
-       share=st.floats(0.02, 1.5), batch_limit=st.integers(1, 9), at_least=st.integers(1, 4))
-def test_plans(shape, halo, multiple, share, batch_limit, at_least):
-    padded = [-(-n // multiple) * multiple for n in shape]
-    free = int(10 * np.prod(padded) * share)
-    try:
-        plan = plan_tiles(shape, 10, free, halo, multiple, batch_limit, at_least)
-    except InputError as error:
-        assert share < 1 and "not enough memory" in str(error)
-        return
-    assert 10 * np.prod(plan.tile) * plan.batch <= free
-    assert 1 <= plan.batch <= min(batch_limit, len(plan.origins))
-    assert plan.halo >= halo and plan.halo % multiple == 0
-    assert all(v % multiple == 0 for v in itertools.chain(plan.tile, *plan.origins))
-    assert len(set(plan.origins)) == len(plan.origins)
-    for axis, n in enumerate(padded):
-        assert max(o[axis] for o in plan.origins) + plan.tile[axis] == n    # nothing beyond the padded map
-    assert cover(plan, shape).min() >= 1
-    if share >= 1 and at_least == 1:
-        assert plan.tile == tuple(padded) and plan.origins == [(0, 0, 0)]
-
-
-def test_least_computed_twice():
-    """Against all (equal) cuts of a small case."""
-    shape, halo, free = (40, 28, 36), 3, 20 * 20 * 20
-    plan = plan_tiles(shape, 1, free, halo, 2)
-    halo = plan.halo
-    best = min(np.prod([-(-max(n - 2 * halo, 1) // (t - 2 * halo)) * t if t < n else n for n, t in zip(shape, tile, strict=True)])
-               for tile in itertools.product(*[range(2 * halo + 2, n + 1, 2) for n in shape])
-               if np.prod(tile) <= free)
-    assert len(plan.origins) * np.prod(plan.tile) == best
-
-
-def test_batch_fills_the_memory():
-    plan = plan_tiles((64, 64, 64), 1, 64**3 - 1, 4, 4, batch_limit=8)
-    assert plan.batch == min(8, len(plan.origins), (64**3 - 1) // np.prod(plan.tile))
-    assert plan_tiles((64, 64, 64), 1, 10**12, 4, 4, batch_limit=8).batch == 1
-
-
-def test_several_devices_get_a_tile_each():
-    plan = plan_tiles((64, 64, 64), 1, 10**12, 4, 4, at_least=2)
-    assert len(plan.origins) == 2
-    assert len(plan_tiles((8, 8, 8), 1, 10**12, 16, 4, at_least=2).origins) == 1    # all halo: not worth it
-
-
-def test_too_little_memory_names_both_numbers():
-    with pytest.raises(InputError, match=r"512 x 512 x 512 voxels needs 0\.065 GB in its smallest tiles.* 0\.00093 GB are free"):
-        plan_tiles((512, 512, 512), 400, 10**6, 24, 8)
-
-
-@pytest.mark.parametrize("change", [{"batch_limit": 0}, {"multiple": 0}, {"halo": -1}, {"shape": (0, 4, 4)}])
-def test_nonsense_is_a_programming_error(change):
-    with pytest.raises(ValueError, match="shape"):
-        plan_tiles(**({"shape": (4, 4, 4), "bytes_per_voxel": 1, "free_bytes": 99, "halo": 1} | change))

@@ -1,4 +1,4 @@
-"""Which device a run uses, what it can do, how much memory it has, and how a map is cut so that it fits.
+"""Which device a run uses, what it can do, and how much memory it has.
 
 `-g` counts the GPUs that the process sees, which is what CUDA_VISIBLE_DEVICES shows of them; the variable itself is read by the
 CUDA driver and never changed here, so a queue's assignment holds. A GPU asked for is used or is an error; the CPU is used when
@@ -12,9 +12,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +34,6 @@ class Devices:
     description: str
     why: str
     bfloat16: bool      # in hardware
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a map goes through the network: tiles of one shape, `halo` voxels of each edge of which only serve as context.
-
-    `origins` holds the first voxel (z, y, x) of each tile in the map, padded at its ends to a multiple of the network's stride.
-    The map's own border needs no halo: a tile there sees what the whole map's pass would see.
-    """
-
-    tile: tuple[int, int, int]
-    halo: int
-    origins: list[tuple[int, int, int]]
-    batch: int
 
 
 # --------------------------------------------------------------------------------------------------------------------- selection
@@ -309,56 +293,3 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
-
-
-# ---------------------------------------------------------------------------------------------------------------------- planning
-
-def plan_tiles(shape: Sequence[int], bytes_per_voxel: float, free_bytes: int, halo: int, multiple: int = 1,
-               batch_limit: int = 1, at_least: int = 1) -> Plan:
-    """The whole map as one tile where it fits, otherwise the equal tiles that compute the fewest voxels twice.
-
-    Args:
-        shape: the map's, (z, y, x).
-        bytes_per_voxel: what one voxel of a tile needs while the network runs.
-        free_bytes: memory that may be used.
-        halo: context a voxel needs on each side (the receptive field's radius); rounded up to `multiple`.
-        multiple: tiles and their origins are multiples of it (the network's total stride).
-        batch_limit: upper bound of tiles at a time; as many of them as fit are taken.
-        at_least: number of tiles wanted, so that several devices share them (fewer where the map is too small).
-
-    Raises:
-        InputError: not even the smallest tile fits; names the memory needed and the memory there is.
-    """
-    if min(*shape, multiple, batch_limit, at_least) < 1 or halo < 0:
-        raise ValueError(f"shape {tuple(shape)}, halo {halo}, multiple {multiple}, batch limit {batch_limit}, tiles {at_least}")
-    halo = math.ceil(halo / multiple) * multiple
-    padded = [math.ceil(n / multiple) * multiple for n in shape]
-    axes = [_cuts(n, halo, multiple) for n in padded]
-    best = None
-    for cuts in product(*axes):    # (number, length) of the tiles along each axis
-        number, voxels = math.prod(k for k, _ in cuts), math.prod(t for _, t in cuts)
-        if voxels * bytes_per_voxel <= free_bytes:
-            rank = (-min(number, at_least), number * voxels, number)
-            best = min(best, (rank, cuts)) if best else (rank, cuts)
-    if best is None:
-        smallest, whole = (n * bytes_per_voxel / _GIB for n in (math.prod(axis[-1][1] for axis in axes), math.prod(padded)))
-        raise InputError(f"not enough memory: a map of {' x '.join(map(str, shape))} voxels needs {smallest:.2g} GB in its "
-                         f"smallest tiles ({whole:.2g} GB as a whole), {free_bytes / _GIB:.2g} GB are free: free some, or use a "
-                         "device with more")
-    z, y, x = (t for _, t in best[1])
-    starts = [[min(i * (t - 2 * halo), n - t) for i in range(k)] for (k, t), n in zip(best[1], padded, strict=True)]
-    origins = [(a, b, c) for a, b, c in product(*starts)]
-    batch = max(1, min(batch_limit, len(origins), int(free_bytes / (z * y * x * bytes_per_voxel))))
-    return Plan((z, y, x), halo, origins, batch)
-
-
-def _cuts(length: int, halo: int, multiple: int) -> list[tuple[int, int]]:
-    """All sensible (number, length) of equal tiles along an axis: the shortest ones of each number, overlapping by 2 halo."""
-    cuts, number = [(1, length)], 2
-    while True:
-        tile = math.ceil((length + (number - 1) * 2 * halo) / number / multiple) * multiple
-        if tile <= 2 * halo or tile >= length or number > length // multiple:
-            return cuts
-        if tile < cuts[-1][1]:
-            cuts.append((number, tile))
-        number += 1

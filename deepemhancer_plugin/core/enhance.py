@@ -1,5 +1,6 @@
 """The way of a map through the program, from top to bottom. Arrays in, arrays and a report out; no files."""
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from deepemhancer_plugin.core.checkpoints import OfficialModel
 from deepemhancer_plugin.core.cleaning import remove_small_components
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.embedded import EmbeddedModel
-from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.prepare import prepare
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
@@ -71,7 +72,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
     _check(model, options)
     tell("noise", 0, 1)
     noise = _noise(maps, model, options)
-    agreement = resolution(*fsc(maps[0], maps[1], sampling_rate), 0.143) if len(maps) == 2 else None
+    curve = fsc(maps[0], maps[1], sampling_rate) if len(maps) == 2 else None
     volume = _mean(maps)
     shape = volume.shape
     tell("noise", 1, 1)
@@ -92,14 +93,25 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         volume = resample(volume, shape)
         if options.mask is not None:
             volume[~options.mask] = 0
+        if curve and _nothing_but_noise(curve[1]):
+            volume[:] = 0
         removed = None
         if options.cleaning is not None:
             volume, removed = remove_small_components(volume, options.cleaning, sampling_rate)
         result = volume
     lap("finish")
-    return Enhanced(result, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": agreement and round(agreement, 2),
-                             "precision": precision, "timings": timings,
-                             "cleaning": asdict(removed) if removed else None})
+    return Enhanced(result, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": round(resolution(*curve, 0.143), 2) if curve else None,
+                             "precision": precision, "timings": timings, "cleaning": asdict(removed) if removed else None})
+
+
+def _nothing_but_noise(curve: np.ndarray) -> bool:
+    """Whether the halves' FSC, a mean over five shells from the third on, stays under 0.143 everywhere; then it says so in a MapWarning."""
+    means = np.convolve(curve[3:], np.ones(5) / 5, "valid") if len(curve) >= 8 else np.ones(1)
+    if means.max() >= 0.143:
+        return False
+    warnings.warn(f"the half maps agree nowhere (FSC at most {means.max():.2f}): they hold nothing but noise, and the output is empty", MapWarning,
+                  stacklevel=2)
+    return True
 
 
 def _check(model: Model, options: Options) -> None:

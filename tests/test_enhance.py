@@ -1,0 +1,97 @@
+"""The way of a map through the program, with the embedded weights: what must not change the result, and what must empty it."""
+import numpy as np
+import pytest
+
+from deepemhancer_plugin.core import windows
+from deepemhancer_plugin.core.devices import select_devices
+from deepemhancer_plugin.core.embedded import load_embedded
+from deepemhancer_plugin.core.enhance import Options, enhance
+from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.normalization import noise_from_halves
+from deepemhancer_plugin.core.prepare import prepare
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.synthetic import build_protein
+
+
+@pytest.fixture(scope="module")
+def where():
+    return select_devices("-1")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_embedded("tightTarget")
+
+
+@pytest.fixture(scope="module")
+def made():
+    return simulate(from_structure(build_protein(1)), Conditions(resolution=3.5, margin=16.0), 5)
+
+
+@pytest.fixture(scope="module")
+def result(made, model, where):
+    return enhance([made.half1.copy(), made.half2.copy()], 1.0, model, where).data
+
+
+def cc(a, b):
+    return np.corrcoef(a.ravel(), b.ravel())[0, 1]
+
+
+def test_result_is_near_the_target(made, result):
+    assert cc(result, made.target) > cc((made.half1 + made.half2) / 2, made.target) + 0.15
+    assert result.max() > 0.5 and abs(np.median(result)) < 0.01
+
+
+def test_unit_and_level_of_the_densities_do_not_matter(made, model, where, result):
+    other = enhance([made.half1 * 700 + 50, made.half2 * 700 + 50], 1.0, model, where).data
+    assert cc(other, result) > 0.99
+
+
+def test_rotated_input_gives_the_rotated_output(made, model, where, result):
+    turned = enhance([np.rot90(h, 1, (0, 2)).copy() for h in (made.half1, made.half2)], 1.0, model, where).data
+    assert cc(np.rot90(turned, -1, (0, 2)), result) > 0.985
+
+
+def test_windows_leave_no_seams(made, model, where, result):
+    """Steps between neighbouring voxels are no larger where a window begins or ends than elsewhere, and closer windows give the same map."""
+    steps = np.abs(np.diff(result, axis=0)).mean((1, 2))
+    borders = {s + d for s in windows.window_starts(result.shape[0], model.tile, model.stride) for d in (0, model.tile)}
+    at_borders = [steps[b - 1] / np.mean(steps[b - 3:b + 2]) for b in borders if 3 <= b <= len(steps) - 3]
+    assert at_borders and max(at_borders) < 1.5
+    noise = noise_from_halves(made.half1, made.half2)
+    inputs = prepare((made.half1 + made.half2) / 2, noise.mean, noise.std)
+    closer = windows.enhance_windows(inputs, [model.predictor()], model.tile, 32)
+    assert cc(closer, result) > 0.995
+
+
+def test_halves_of_noise_alone_give_nothing(made, model, where):
+    rng = np.random.default_rng(0)
+    shape = made.half1.shape
+    with pytest.warns(MapWarning, match="nothing but noise"):
+        empty = enhance([rng.standard_normal(shape, np.float32) for _ in range(2)], 1.0, model, where).data
+    assert not empty.any()
+
+
+def test_single_map_of_white_noise_gives_next_to_nothing(made, model, where):
+    noise = np.random.default_rng(1).standard_normal(made.half1.shape, np.float32)
+    output = enhance([noise], 1.0, model, where).data
+    assert np.percentile(output, 99.9) < 0.05 * np.percentile(made.target[made.mask > 0.5], 95)
+
+
+def test_sampling_rates_are_left_as_they_were(model, where):
+    """A non-cubic box at 1.7 A/voxel comes back with its shape and its molecule in place."""
+    made = simulate(from_structure(build_protein(1)), Conditions(resolution=5.0, sampling_rate=1.7, margin=8.0), 6)
+    halves = [np.ascontiguousarray(h[:, 2:-1, 1:]) for h in (made.half1, made.half2)]
+    after = enhance(list(halves), 1.7, model, where).data
+    target = made.target[:, 2:-1, 1:]
+    assert after.shape == halves[0].shape
+    best = max(((dz, dy, dx) for dz in (-1, 0, 1) for dy in (-1, 0, 1) for dx in (-1, 0, 1)),
+               key=lambda d: cc(np.roll(after, d, (0, 1, 2)), target))
+    assert best == (0, 0, 0)
+
+
+def test_options_that_do_not_fit(made, model, where):
+    for options, word in ((Options(cleaning=2), "0 to 1"), (Options(batch=0), "at least 1"), (Options(classic=True), "official"),
+                          (Options(precision="mixed"), "precision mixed")):
+        with pytest.raises(InputError, match=word):
+            enhance([made.half1.copy(), made.half2.copy()], 1.0, model, where, options)
