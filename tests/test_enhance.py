@@ -90,6 +90,12 @@ def test_sampling_rates_are_left_as_they_were(model, where):
     assert best == (0, 0, 0)
 
 
+def test_too_little_memory_is_said_before_anything_is_computed(made, model, where, monkeypatch):
+    monkeypatch.setattr("deepemhancer_plugin.core.devices.free_host_memory", lambda: 2**29)
+    with pytest.raises(InputError, match=r"not enough memory: a map of 80 x 80 x 80 .*0\.5 GB are free"):
+        enhance([made.half1.copy(), made.half2.copy()], 1.0, model, where)
+
+
 def test_options_that_do_not_fit(made, model, where):
     for options, word in ((Options(cleaning=2), "0 to 1"), (Options(batch=0), "at least 1"), (Options(classic=True), "official"),
                           (Options(precision="mixed"), "precision mixed")):

@@ -70,6 +70,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         timings[step], clock = round(time.perf_counter() - clock, 3), time.perf_counter()
 
     _check(model, options)
+    _check_memory(maps[0].shape, sampling_rate)
     tell("noise", 0, 1)
     noise = _noise(maps, model, options)
     curve = fsc(maps[0], maps[1], sampling_rate) if len(maps) == 2 else None
@@ -123,6 +124,18 @@ def _check(model: Model, options: Options) -> None:
         raise InputError("--classic reproduces the original program, which knows official weights only: add --weights official")
     if isinstance(model, OfficialModel) and model.normalization == "mask" and options.mask is None:
         raise InputError(f"{model.path}: these weights are for mask normalisation: give the mask with -m, or choose other weights")
+
+
+PROGRAM_MEMORY, VOXEL_MEMORY = 1.0e9, 32.0  # bytes: the program with TensorFlow and a window, and for each voxel (docs/benchmarks/embedded.md)
+
+
+def _check_memory(shape: tuple[int, ...], sampling_rate: float) -> None:
+    """Rather an error now than a killed job later. What the maps take already counts as used, and is counted here again: on the safe side."""
+    voxels = max(np.prod(shape, dtype=float), np.prod(resampled_shape(shape, sampling_rate), dtype=float))
+    needed, free = PROGRAM_MEMORY + VOXEL_MEMORY * voxels, devices.free_host_memory()
+    if needed > free:
+        raise InputError(f"not enough memory: a map of {' x '.join(map(str, shape))} voxels at {sampling_rate:.3g} A/voxel needs "
+                         f"{needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free: free some, crop the box, or use a larger machine")
 
 
 def _noise(maps: Sequence[np.ndarray], model: Model, options: Options) -> NoiseStats | None:
