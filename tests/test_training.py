@@ -199,7 +199,7 @@ def test_batches_are_parts_of_the_cubes_turned():
 
 def test_a_dead_worker_is_noticed(molecule):
     with Pool([molecule], 8, 32, 2, 1, 0) as pool:
-        pool._processes[0].terminate()
+        pool._processes[0].kill()
         pool._processes[0].join()
         with pytest.raises(RuntimeError, match="died"):
             pool.wait(8)

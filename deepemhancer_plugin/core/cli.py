@@ -97,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    handlers = {}
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _stop)
-        signal.signal(signal.SIGTERM, _stop)
+        handlers = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if arguments and arguments[0] in COMMANDS:
             from deepemhancer_plugin.core import commands
@@ -117,6 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("deepemhancer: interrupted; nothing was written", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(stopped.status)  # the network may still compute in its thread: not to be waited for
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _protect_negative(arguments: list[str]) -> list[str]:

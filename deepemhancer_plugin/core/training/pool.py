@@ -1,6 +1,7 @@
 """A pool of training cubes in shared memory that worker processes keep renewing."""
 import mmap
 import multiprocessing
+import signal
 import time
 from collections.abc import Sequence
 
@@ -42,11 +43,12 @@ class Pool:
 
     def __exit__(self, *_) -> None:
         for process in self._processes:
-            process.terminate()
+            process.kill()  # it owns nothing but the memory that it writes to
         for process in self._processes:
             process.join()
 
     def _fill(self, worker: int, slots: range) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal: the parent ends this one
         rng = np.random.default_rng([self._seed, worker])
         while True:
             for start in range(slots.start, slots.stop, self._per_volume):
