@@ -114,8 +114,7 @@ class Plugin(pwem.Plugin):
         if path.is_file():
             return []
         return [f"The official checkpoint {path} does not exist: install it with *scipion3 installb {MODELS_PACKAGE}* (740 MB), "
-                f"set "
-                f"{DEEPEMHANCER_MODELS} to the folder that has it, or choose the embedded weights."]
+                f"set {DEEPEMHANCER_MODELS} to the folder that has it, or choose the embedded weights."]
 
     # ------------------------------------------------------- installation
     @classmethod

@@ -75,8 +75,7 @@ def _normalization(form):
                    label="Input normalization",
                    help="The network expects noise of a known strength, so the map is scaled by its noise first.\n"
                         "*automatic*: measured on the difference of the half maps, or, with a single map, on the shell around "
-                        "the "
-                        "particle. Good for nearly every map.\n"
+                        "the particle. Good for nearly every map.\n"
                         "*noise statistics*: you give the mean and the standard deviation of the noise; the wizard measures "
                         "them.\n"
                         "*mask*: you give a mask of the protein, as tight as possible; everything outside is ignored.\n"
@@ -87,8 +86,7 @@ def _normalization(form):
     group.addParam("maskThreshold", params.FloatParam, default=0.5, label="Mask threshold", expertLevel=params.LEVEL_ADVANCED,
                    condition=f"normalization=={NORMALIZATION_MASK}",
                    help="Voxels of the mask above this value are protein. Any value between 0 and 1 does for a mask of zeros "
-                        "and ones; "
-                        "for a mask with a soft edge it says how much of the edge belongs to the protein. The wizard proposes a "
+                        "and ones; for a mask with a soft edge it says how much of the edge belongs to the protein. The wizard proposes a "
                         "value.")
     group.addParam("noiseMean", params.FloatParam, allowsNull=True, label="Noise mean",
                    condition=f"normalization=={NORMALIZATION_STATS}",
@@ -104,17 +102,15 @@ def _model(form):
                    condition=f"normalization in [{NORMALIZATION_AUTO}, {NORMALIZATION_STATS}]",
                    help="What the network was trained to produce.\n"
                         f"*{MODEL_CHOICES[MODEL_TIGHT]}*: sharp, with the solvent set to zero close to the protein; weak parts "
-                        "may "
-                        "vanish with it.\n"
+                        "may vanish with it.\n"
                         f"*{MODEL_CHOICES[MODEL_WIDE]}*: a looser mask, less sharp; choose it when parts of the protein get "
                         "lost.\n"
                         f"*{MODEL_CHOICES[MODEL_HIGHRES]}*: only for maps better than 4 A.\n"
+                        "Where the embedded weights lack a variant, the tight target is used, and the summary says so.\n"
                         "*Caution*: the network knows proteins. Ligands, lipids, glycans and modified residues may come out "
-                        "wrong, "
-                        "weakened or not at all, and a feature that is not in the input map is no evidence. Look at the input "
-                        "map "
-                        "before you build anything, and refine and validate the model against the half maps, not against this "
-                        "map.")
+                        "wrong, weakened or not at all, and a feature that is not in the input map is no evidence. Look at the "
+                        "input map before you build anything, and refine and validate the model against the half maps, not "
+                        "against this map.")
     group.addParam("weights", params.EnumParam, choices=WEIGHTS_CHOICES, default=WEIGHTS_EMBEDDED, label="Weights",
                    help="Which trained network to use; the map's header and the summary name it.\n"
                         f"*{WEIGHTS_CHOICES[WEIGHTS_EMBEDDED]}*: those that come with this plugin; nothing to download.\n"
@@ -127,9 +123,7 @@ def _model(form):
                    expertLevel=params.LEVEL_ADVANCED,
                    validators=[params.GE(1, "should be at least 1.")],
                    help="Number of tiles that a GPU computes at once; not used on the CPU. The program takes less by itself "
-                        "where the memory is "
-                        "short; "
-                        "the wizard proposes a value for your GPU.")
+                        "where the memory is short; the wizard proposes a value for your GPU.")
 
 
 def _after(form):
@@ -137,8 +131,7 @@ def _after(form):
     group.addParam("performCleaningStep", params.BooleanParam, default=False, label="Remove small islands?",
                    expertLevel=params.LEVEL_ADVANCED,
                    help="*Yes*: islands of density that are not connected to the rest are set to the background after the "
-                        "enhancement. "
-                        "They are mostly noise; a small subunit that touches nothing would go too. The summary says how much "
+                        "enhancement. They are mostly noise; a small subunit that touches nothing would go too. The summary says how much "
                         "went.")
     group.addParam("sizeFraction_CC", params.FloatParam, default=0.05, allowsNull=False, expertLevel=params.LEVEL_ADVANCED,
                    condition="performCleaningStep", label="Relative size (0 to 1)",

@@ -95,7 +95,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
             self.convertInputStep(key, job.files, self._maskSource())
         output, report, log = (self._getExtraPath(f"enhanced{suffix(key)}.{ending}") for ending in ("mrc", "json", "log"))
         # What an earlier run left, also half-written when it was killed, must not pass for a result of this one.
-        pwutils.cleanPath(output, report, log, *Path(self._getExtraPath()).glob(f".enhanced{suffix(key)}.*.part"))
+        pwutils.cleanPath(output, report, log, *Path(self._getExtraPath()).glob(f".enhanced{suffix(key)}.*"))
         arguments = ["-i", inputs[0], *(["-i2", inputs[1]] if len(inputs) == 2 else []), "-o", output,
                      "-s", f"{samplingRate:.8g}", *options, *self._gpuArguments(), "--report", report]
         if self.normalization == NORMALIZATION_MASK:
@@ -419,8 +419,8 @@ def sameGeometry(one, two, nameOne, nameTwo):
         errors.append(f"*{nameOne}* has a box of {one.getDim()}, *{nameTwo}* of {two.getDim()}: they must be the same.")
     rates = one.getSamplingRate() or 0, two.getSamplingRate() or 0
     if abs(rates[0] - rates[1]) > SAMPLING_TOLERANCE:
-        errors.append(f"*{nameOne}* has a sampling rate of {rates[0]:g} A/voxel, *{nameTwo}* of {rates[1]:g}: they must be the "
-                      f"same.")
+        errors.append(f"*{nameOne}* has a sampling rate of {rates[0]:g} A/voxel, *{nameTwo}* of {rates[1]:g}: "
+                      f"they must be the same.")
     return errors
 
 

@@ -66,12 +66,12 @@ class TestForm(EnhanceTest):
 
     def test_empty_input(self):
         self.assertIn("*Input volume(s)* is empty", self.errors(inputVolume=None))
-        self.assertIn("*Half map 2* is "
-                      "empty", self.errors(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=self.volume))
+        self.assertIn("*Half map 2* is empty",
+                      self.errors(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=self.volume))
 
     def test_no_half_maps_attached(self):
-        self.assertIn("no half maps "
-                      "attached", self.errors(useHalfMapsInsteadVol=True, inputVolume=self.importVolume(self.paths[0])))
+        self.assertIn("no half maps attached",
+                      self.errors(useHalfMapsInsteadVol=True, inputVolume=self.importVolume(self.paths[0])))
 
     def test_half_map_deleted(self):
         volume = self.volume.clone()
@@ -106,8 +106,8 @@ class TestForm(EnhanceTest):
     def test_noise_numbers(self):
         self.assertIn("*Noise mean*", self.errors(normalization=NORMALIZATION_STATS, noiseStd=1))
         for std in (None, 0, -1, float("nan"), float("inf")):
-            self.assertIn("*Noise standard "
-                          "deviation*", self.errors(normalization=NORMALIZATION_STATS, noiseMean=0, noiseStd=std), std)
+            self.assertIn("*Noise standard deviation*",
+                          self.errors(normalization=NORMALIZATION_STATS, noiseMean=0, noiseStd=std), std)
 
     def test_numbers_out_of_range(self):
         self.assertIn("Batch size", self.errors(batch_size=0))
@@ -339,6 +339,12 @@ class TestEnhance(EnhanceTest):
             np.testing.assert_allclose(mrc.voxel_size.tolist(), RATE, rtol=1e-5)
         report = json.load(open(prot._getExtraPath("enhanced.json")))
         self.assertAlmostEqual(report["sampling_rate"], RATE)
+
+    def test_mask_with_embedded_weights(self):
+        """The mask says where the noise is measured, and what is outside of it becomes zero."""
+        prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_MASK, inputMask=self.importMask(self.mask))
+        self.assertFalse(self.checkOutput(prot)[~self.mask].any())
+        self.assertRegex("\n".join(prot.summary()), r"Noise: .* \(from outside the mask\)")
 
     def test_soft_mask_is_made_binary(self):
         from deepemhancer_plugin.protocols.protocol_enhance import writeBinaryMask

@@ -97,15 +97,15 @@ class TestSlurm(EnhanceTest):
             if until(prot):
                 return prot
             time.sleep(1)
-        self.fail(f"{prot.getStatusMessage()} after {seconds} "
-                  f"s:\n" + subprocess.run(["squeue"], capture_output=True, text=True).stdout)
+        self.fail(f"{prot.getStatusMessage()} after {seconds} s:\n" +
+                  subprocess.run(["squeue"], capture_output=True, text=True).stdout)
 
     def readRecords(self, expected):
         records = [json.loads(path.read_text()) for path in sorted(self.records.iterdir())]
         self.assertEqual(len(records), expected)
         for record in records:
-            print(f"\n| {record['job']} | {','.join(record['given'])} | {','.join(record['used'])} | {record['wall']:.0f} s "
-                  f"|", end="")
+            print(f"\n| {record['job']} | {','.join(record['given'])} | {','.join(record['used'])} | {record['wall']:.0f} s |",
+                  end="")
         return records
 
     def test_jobs_use_the_gpu_they_were_given(self):

@@ -32,8 +32,7 @@ class DeepEMhancerViewer(ProtocolViewer):
                            "Look for parts of the protein that are there before and gone after: then try the *wide target*.")
         form.addParam("showFsc", params.LabelParam, label="FSC between the half maps",
                       help="The resolution of the input. The enhanced map has no resolution that could be measured: its solvent "
-                           "is "
-                           "set to zero and its amplitudes are those that the network expects.")
+                           "is set to zero and its amplitudes are those that the network expects.")
         form.addParam("showProfile", params.LabelParam, label="Amplitude profile",
                       help="ln F against 1/d²: how strong the details of each size are before and after.")
         form.addParam("showHistogram", params.LabelParam, label="Histogram",
@@ -94,8 +93,7 @@ class DeepEMhancerViewer(ProtocolViewer):
         program = Chimera.getProgram()
         if not (program and os.path.exists(program)):
             return [self.errorMessage(f"ChimeraX is not installed: install it with *scipion3 installp -p scipion-em-chimera*, "
-                                      f"or open "
-                                      f"{script} in your own.", "ChimeraX")]
+                                      f"or open {script} in your own.", "ChimeraX")]
         return [ChimeraView(script)]
 
     def writeChimeraScript(self):

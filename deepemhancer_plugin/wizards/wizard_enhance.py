@@ -13,7 +13,7 @@ from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import ProtDeepEMhancer
 
 MEASURE = Path(__file__).with_name("measure.py")
-WINDOW_BYTES = 64 ** 3 * 1024  # of GPU memory for one window of 64 voxels a side: its feature maps, a kilobyte per voxel
+WINDOW_BYTES = 700 * 2 ** 20  # of GPU memory for one window of 64 voxels a side, as the program counts
 LARGEST_BATCH = 32  # more does not make a GPU faster
 
 
@@ -85,8 +85,7 @@ class DeepEMhancerMaskWizard(Wizard):
         threshold, fraction = maskThreshold(mask)
         form.setVar("maskThreshold", float(f"{threshold:.4g}"))
         dialog.showInfo("Mask threshold", f"Half of the mask's height is {threshold:.4g}; {100 * fraction:.1f} % of the box lie "
-                                          f"above "
-                                          "it. A tight mask of a particle holds 2 to 20 %.", form.root)
+                                          f"above it. A tight mask of a particle holds 2 to 20 %.", form.root)
 
 
 class DeepEMhancerBatchWizard(Wizard):
