@@ -20,8 +20,9 @@ from deepemhancer_plugin import constants, plugin
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.tests.base import CHECKOUT, PACKAGE, useCheckout
 
-# Looks for Zenodo on this machine. Python reads it at its start in the environments of the stand-in.
-SITECUSTOMIZE = """
+# Looks for Zenodo on this machine. A .pth file makes Python import it at its start in the environments of the stand-in
+# (sitecustomize would not do: Debian's Python has its own, which comes first).
+ZENODO_HERE = """
 import requests
 send = requests.Session.request
 def request(self, method, url, **rest):
@@ -255,7 +256,8 @@ class TestInstallation(unittest.TestCase):
         folder = self.root / "software" / "em" / f"{constants.MODELS_PACKAGE}-{constants.MODELS_VERSION}"
         site, = (self.root / "envs").glob("*/lib/python3*/site-packages")
         with Zenodo() as server:
-            (site / "sitecustomize.py").write_text(SITECUSTOMIZE.format(url=server.url))
+            (site / "zenodo_here.py").write_text(ZENODO_HERE.format(url=server.url))
+            (site / "zenodo_here.pth").write_text("import zenodo_here\n")  # after standin.pth, which makes `requests` importable
             server.damaged = True
             self.scipion("installb", constants.MODELS_PACKAGE)
             self.assertEqual(list(folder.glob("**/*.hd5")), [])
