@@ -17,7 +17,7 @@ import numpy as np
 
 from deepemhancer_plugin.core import mrc
 from deepemhancer_plugin.core.devices import select_devices
-from deepemhancer_plugin.core.embedded import load_embedded, load_file
+from deepemhancer_plugin.core.embedded import EmbeddedModel, load_embedded, load_file
 from deepemhancer_plugin.core.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.evaluation import score, soft_mask
@@ -55,13 +55,16 @@ def main() -> int:
     p.add_argument("--reconstructions")
     p.add_argument("--weights")
     p.add_argument("--maps", type=int, default=1000, help="at most so many simulated ones")
+    p.add_argument("--stride", type=int, default=EmbeddedModel.stride, help="voxels between windows")
+    p.add_argument("--precision", default="auto")
     p.add_argument("--output")
     a = p.parse_args()
+    EmbeddedModel.stride = a.stride
     where = select_devices(None)
     model = load_file(a.weights) if a.weights else load_embedded("tightTarget")
 
     def run(maps: list[np.ndarray], rate: float) -> np.ndarray:
-        return enhance(maps, rate, model, where, Options()).data
+        return enhance(maps, rate, model, where, Options(precision=a.precision)).data
 
     def compare(name: str, what: str, half1: np.ndarray, half2: np.ndarray, truth: np.ndarray, rate: float) -> tuple[str, str, np.ndarray]:
         started = time.perf_counter()

@@ -91,9 +91,11 @@ def test_official_weights_through_the_command(halves, tmp_path):
     checkpoint = str(tmp_path / "deepEMhancer_tightTarget.hd5")
     write_small(checkpoint)
     output = tmp_path / "out.mrc"
-    for flags in ([], ["--classic"]):
+    for flags in ([], ["--classic", "--cleaningStrengh", "0.1"]):
         assert cli.main(["-i", halves[1], "-i2", halves[2], "-o", str(output), "--weights", checkpoint, "-g", "-1", *flags]) == 0
-        assert json.loads(output.with_suffix(".json").read_text())["weights"]["kind"] == "official"
+        report = json.loads(output.with_suffix(".json").read_text())
+        assert report["weights"]["kind"] == "official"
+        assert bool(flags) == (report["cleaning"] is not None)
         assert np.isfinite(mrc.read_map(output).data).all()
 
 

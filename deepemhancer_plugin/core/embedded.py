@@ -23,7 +23,7 @@ class EmbeddedModel:
     path: str
     kind = "embedded"
     tile = 64    # what it was trained on,
-    stride = 48  # and how far apart the windows are: closer ones changed no metric (benchmarks/quality.py)
+    stride = 48  # and how far apart the windows are: closer ones change no metric (docs/benchmarks.md)
 
     @cached_property
     def sha256(self) -> str:

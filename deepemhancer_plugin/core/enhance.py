@@ -9,7 +9,7 @@ import numpy as np
 
 from deepemhancer_plugin.core import classic, devices, normalization, windows
 from deepemhancer_plugin.core.checkpoints import OfficialModel
-from deepemhancer_plugin.core.cleaning import remove_small_components
+from deepemhancer_plugin.core.cleaning import Removed, remove_small_components
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.embedded import EmbeddedModel
 from deepemhancer_plugin.core.errors import InputError, MapWarning
@@ -79,11 +79,11 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
     tell("noise", 1, 1)
     lap("noise")
 
-    precision = _precision(options.precision, model, where)
+    precision = "float32" if options.classic else _precision(options.precision, model, where)
+    removed: Removed | None = None
     if options.classic:
         assert isinstance(model, OfficialModel)
-        result = _classic(volume, sampling_rate, model, noise, options, where, tell)
-        removed = None
+        volume, removed = _classic(volume, sampling_rate, model, noise, options, where, tell)
     else:
         inputs = _prepared(volume, sampling_rate, model, noise, options)
         del volume
@@ -96,12 +96,10 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
             volume[~options.mask] = 0
         if curve and _nothing_but_noise(curve[1]):
             volume[:] = 0
-        removed = None
         if options.cleaning is not None:
             volume, removed = remove_small_components(volume, options.cleaning, sampling_rate)
-        result = volume
     lap("finish")
-    return Enhanced(result, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": round(resolution(*curve, 0.143), 2) if curve else None,
+    return Enhanced(volume, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": round(resolution(*curve, 0.143), 2) if curve else None,
                              "precision": precision, "timings": timings, "cleaning": asdict(removed) if removed else None})
 
 
@@ -199,7 +197,7 @@ def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Optio
                                    progress=lambda done, total: tell("network", done, total))
 
 
-WINDOW_MEMORY = 700 * 2**20  # bytes that a window of 64^3 takes in either network, measured by benchmarks/embedded.py
+WINDOW_MEMORY = 700 * 2**20  # bytes, an upper bound for a window of 64^3: the whole program peaks at 0.76 GB for a small map
 
 
 def _batch(model: Model, options: Options, where: Devices) -> int:
@@ -213,14 +211,17 @@ def _batch(model: Model, options: Options, where: Devices) -> int:
 
 
 def _classic(volume: np.ndarray, sampling_rate: float, model: OfficialModel, noise: NoiseStats | None, options: Options, where: Devices,
-             tell: Callable[[str, int, int], None]) -> np.ndarray:
-    clean = None
-    if options.cleaning is not None:
-        strength = options.cleaning
+             tell: Callable[[str, int, int], None]) -> tuple[np.ndarray, Removed | None]:
+    removed: list[Removed] = []
 
-        def clean(v: np.ndarray) -> np.ndarray:
-            return remove_small_components(v, strength, 1.0, classic=True)[0]
+    def clean(v: np.ndarray) -> np.ndarray:
+        assert options.cleaning is not None
+        # At this point of the original's steps a voxel is 1 A wide.
+        cleaned, what = remove_small_components(v, options.cleaning, 1.0, classic=True)
+        removed.append(what)
+        return cleaned
 
-    return classic.enhance_classic(volume, sampling_rate, model.predictor("float32", where.names[0]), model.tile, model.stride,
-                                   lambda v: _normalized(v, model, noise, options), options.mask, clean, options.batch or 1,
-                                   lambda done, total: tell("network", done, total))
+    result = classic.enhance_classic(volume, sampling_rate, model.predictor("float32", where.names[0]), model.tile, model.stride,
+                                     lambda v: _normalized(v, model, noise, options), options.mask, clean if options.cleaning is not None else None,
+                                     options.batch or 1, lambda done, total: tell("network", done, total))
+    return result, removed[0] if removed else None

@@ -1,4 +1,4 @@
-"""The networks that this project trains: the embedded one, and the published U-Net for comparison.
+"""The network that this project trains, and its files of weights.
 
 Keras 3 on any backend; imported when a network is built, not before. Input (batch, z, y, x, channels), output (batch, z, y, x, 1).
 """
