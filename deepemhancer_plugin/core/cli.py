@@ -1,5 +1,6 @@
 """The `deepemhancer` command: reads files, calls `enhance`, writes files. Nothing heavy is imported before the arguments are checked."""
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ from deepemhancer_plugin import __version__
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.progress import Progress
 
-COMMANDS = ("demo", "simulate", "train", "download")
+# Sub-commands: where each one's function (arguments) -> exit status is, imported when it is called.
+COMMANDS = {name: ("deepemhancer_plugin.core.commands", name) for name in ("demo", "simulate", "train", "download")}
 EPILOG = """sub-commands (each with its own -h):
   deepemhancer demo        enhance simulated half maps of a synthetic protein
   deepemhancer simulate    half maps and target from an atomic model
@@ -102,9 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         handlers = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if arguments and arguments[0] in COMMANDS:
-            from deepemhancer_plugin.core import commands
-
-            return getattr(commands, arguments[0])(arguments[1:])
+            module, function = COMMANDS[arguments[0]]
+            return getattr(importlib.import_module(module), function)(arguments[1:])
         return _enhance(arguments)
     except InputError as error:
         print(f"deepemhancer: error: {error}", file=sys.stderr, flush=True)
