@@ -22,6 +22,7 @@ class Simulated:
     model          the atomic model's own map, without disorder or any filter
     mask           the molecule's tight mask, soft edge
     molecule       the atoms where they were put: position x, y, z in A from the first voxel's centre
+    observed       the same atoms with the B factors and occupancies that the halves show, disorder and pose errors included
     noise_std      true standard deviation of the noise of the mean of the halves
     origin         position of the first voxel in the model's own frame, x, y, z in A (without a random pose or copies)
     """
@@ -34,6 +35,7 @@ class Simulated:
     sampling_rate: float
     noise_std: float
     origin: tuple[float, float, float]
+    observed: Molecule
 
 
 class _Box:
@@ -168,7 +170,8 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     occupancy = placed.occupancies
     if conditions.weak < 1:
         occupancy = occupancy * np.where(flexible > np.quantile(flexible, rng.uniform(0.67, 0.9)), conditions.weak, 1.0)
-    observed = potential(replace(placed, b_factors=placed.b_factors + extra, occupancies=occupancy), box.shape, rate, workers)
+    seen = replace(placed, b_factors=placed.b_factors + extra, occupancies=occupancy)
+    observed = potential(seen, box.shape, rate, workers)
     ideal = potential(replace(placed, b_factors=placed.b_factors + DISORDER_IN_TARGET * extra, occupancies=occupancy), box.shape, rate, workers)
     model = potential(placed, box.shape, rate, workers)
 
@@ -210,4 +213,4 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     model_map = box.back(model * _cosine(box.k, 0.42 / rate, 0.5 / rate))
     half1, half2, target, model_map, tight = (np.ascontiguousarray(a, np.float32) for a in (*halves, target, model_map, tight))
     x, y, z = map(float, _middle(molecule) - shift - (edge // 2) * rate)
-    return Simulated(half1, half2, target, model_map, tight, placed, rate, noise_std, (x, y, z))
+    return Simulated(half1, half2, target, model_map, tight, placed, rate, noise_std, (x, y, z), seen)

@@ -33,19 +33,20 @@ class Molecule:
         return Molecule(self.elements[index], self.positions[index], self.b_factors[index], self.occupancies[index])
 
 
-def from_structure(structure: gemmi.Structure) -> Molecule:
-    """The first model's atoms without hydrogens and waters; B factors standardised to 30 +- 15 A^2."""
+def from_structure(structure: gemmi.Structure, standardise: bool = True) -> Molecule:
+    """The first model's atoms without hydrogens and waters; B factors standardised to 30 +- 15 A^2, or those of the file (0 at least)."""
     atoms = [atom for chain in structure[0] for residue in chain if not residue.is_water() for atom in residue
              if atom.element.name not in ("H", "D", "X") and atom.occ > 0]
     b = np.array([atom.b_iso for atom in atoms], np.float64)
     spread = b.std() if len(b) else 0.0
-    b = MEAN_B + (SPREAD_B / spread) * (b - np.median(b)) if spread > 1 else np.full(len(b), MEAN_B)
+    if standardise:
+        b = np.clip(MEAN_B + (SPREAD_B / spread) * (b - np.median(b)) if spread > 1 else np.full(len(b), MEAN_B), 12, 150)
     return Molecule(np.array([atom.element.name for atom in atoms]), np.array([atom.pos.tolist() for atom in atoms]).reshape(-1, 3),
-                    np.clip(b, 12, 150), np.array([atom.occ for atom in atoms]))
+                    np.maximum(b, 0), np.array([atom.occ for atom in atoms]))
 
 
-def read_molecule(path: str | Path) -> Molecule:
-    """An atomic model in PDB or mmCIF format, plain or compressed. InputError when it is missing, unreadable, or without atoms."""
+def read_molecule(path: str | Path, standardise: bool = True) -> Molecule:
+    """An atomic model in PDB or mmCIF format, plain or compressed (see `from_structure`). InputError: missing, unreadable, without atoms."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; an atomic model (PDB or mmCIF, .gz too) is needed")
     try:
@@ -53,7 +54,7 @@ def read_molecule(path: str | Path) -> Molecule:
     except (RuntimeError, ValueError, OSError, LookupError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: not an atomic model in PDB or mmCIF format ({reason})") from error
-    molecule = from_structure(structure) if len(structure) else None
+    molecule = from_structure(structure, standardise) if len(structure) else None
     if molecule is None or not len(molecule):
         raise InputError(f"{path}: holds no atoms besides hydrogens and waters")
     if not np.isfinite(molecule.positions).all():
