@@ -10,6 +10,7 @@ from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.normalization import noise_from_halves
 from deepemhancer_plugin.core.prepare import prepare
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.symmetry import point_group
 from deepemhancer_plugin.core.synthetic import build_protein
 
 
@@ -101,3 +102,29 @@ def test_options_that_do_not_fit(made, model, where):
                           (Options(precision="mixed"), "precision mixed")):
         with pytest.raises(InputError, match=word):
             enhance([made.half1.copy(), made.half2.copy()], 1.0, model, where, options)
+
+
+def test_average_over_orientations_turns_with_the_map(made, model, where, result):
+    """In one window, and turned by a member of the group, exactly; and it changes the map but little."""
+    middle = tuple(slice((n - 64) // 2, (n + 64) // 2) for n in made.half1.shape)
+    small = [h[middle] for h in (made.half1, made.half2)]
+    options = Options(average=4, precision="float32")
+    plain, turned = (enhance([np.rot90(h, k, (0, 1)).copy() for h in small], 1.0, model, where, options).data for k in (0, 2))
+    assert np.abs(np.rot90(turned, 2, (0, 1)) - plain).max() < 1e-3
+    assert cc(plain, enhance([h.copy() for h in small], 1.0, model, where).data) > 0.98
+
+
+def test_symmetry_is_imposed_and_a_wrong_one_is_noticed(made, model, where, result):
+    with pytest.warns(MapWarning, match="correlation of only"):
+        symmetric = enhance([made.half1.copy(), made.half2.copy()], 1.0, model, where, Options(symmetry=point_group("C2")))
+    assert symmetric.report["symmetry_correlation"] < 0.5
+    n = symmetric.data.shape[0]
+    start = 1 - n % 2  # in an even box the first plane has no partner about voxel n // 2
+    inner = symmetric.data[:, start:, start:]
+    assert np.abs(inner - inner[:, ::-1, ::-1]).max() < 1e-3
+
+
+def test_average_and_symmetry_are_not_for_the_original_steps(made, where, model):
+    for options in (Options(classic=True, average=4), Options(classic=True, symmetry=point_group("C2")), Options(average=3)):
+        with pytest.raises(InputError, match=r"leave them out|are right"):
+            enhance([made.half1.copy()], 1.0, model, where, options)

@@ -12,9 +12,10 @@ import pytest
 from small_network import SMALL
 
 from deepemhancer_plugin.core.networks import load_weights
+from deepemhancer_plugin.core.orientations import rotated
 from deepemhancer_plugin.core.simulation import from_structure
 from deepemhancer_plugin.core.synthetic import build_protein
-from deepemhancer_plugin.core.training.cubes import cubes, rotated, volume
+from deepemhancer_plugin.core.training.cubes import cubes, volume
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.pool import Pool, _corrupt
 from deepemhancer_plugin.core.training.train import Settings, Trainer, learning_rate

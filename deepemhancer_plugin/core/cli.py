@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precision", choices=["auto", "float32", "mixed", "bfloat16", "float16"], default="auto",
                    help="arithmetic of the network (default: narrow where it is faster and stays within 1e-3 of the range)")
     p.add_argument("--classic", action="store_true", help="the original program's steps, voxel by voxel (official weights)")
+    p.add_argument("--average", type=int, choices=[1, 4, 24], default=1,
+                   help="average over so many orientations of each window: so many times slower, less dependent on the map's orientation")
+    p.add_argument("--sym", metavar="GROUP", help="average the enhanced map over a point group in RELION's conventions: C4, D2, T, O, I, I1 ...")
+    p.add_argument("--helical", nargs=2, type=float, metavar=("RISE", "TWIST"), help="the same over a helix along z: rise in A, twist in degrees")
     p.add_argument("--report", metavar="FILE", help="JSON report to write (default: beside the map, its name with .json)")
     p.add_argument("--download", nargs="?", const="", metavar="DIR", help="the same as `deepemhancer download [DIR]`")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -124,10 +128,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _protect_negative(arguments: list[str]) -> list[str]:
-    """--noiseStats takes negative numbers in any notation: argparse would take -3e-05 for a flag (a leading space prevents it)."""
+    """Negative numbers in any notation after a flag that takes two: argparse would take -3e-05 for a flag (a leading space prevents it)."""
     result, numbers = [], 0
     for argument in arguments:
-        numbers = 2 if argument == "--noiseStats" else numbers - 1
+        numbers = 2 if argument in ("--noiseStats", "--helical") else numbers - 1
         result.append(" " + argument if 0 <= numbers < 2 and argument.startswith("-") and argument[1:2] in "0123456789." else argument)
     return result
 
@@ -143,6 +147,8 @@ def _enhance(arguments: list[str]) -> int:
         p.error("the input map (-i) and the output map (-o) are needed")
     if a.noiseStats and a.noise == "classic":
         p.error("--noiseStats and --noise classic exclude each other")
+    if a.sym and a.helical:
+        p.error("--sym and --helical exclude each other")
 
     started = time.perf_counter()
     messages: list[str] = []
@@ -181,7 +187,7 @@ def _report_path(a: argparse.Namespace) -> str:
 
 def _run(a: argparse.Namespace) -> tuple:
     """Everything from the arguments to the enhanced voxels: (Enhanced, the map to write like, model, devices)."""
-    from deepemhancer_plugin.core import mrc
+    from deepemhancer_plugin.core import mrc, symmetry
     from deepemhancer_plugin.core.normalization import noise_given
 
     inputs = [f for f in (a.inputMap, a.halfMap2, a.mask) if f]
@@ -192,6 +198,7 @@ def _run(a: argparse.Namespace) -> tuple:
         raise InputError(f"--cleaningStrength {a.cleaning:g}: a share of the positive voxels, 0 to 1, is needed")
     if a.batch is not None and a.batch < 1:
         raise InputError(f"-b {a.batch}: at least 1 is needed")
+    operators = symmetry.point_group(a.sym) if a.sym else symmetry.helix(*a.helical) if a.helical else None
     model = _model(a)
     halves = [mrc.read_map(a.inputMap, a.samplingRate)]
     if a.halfMap2:
@@ -215,7 +222,7 @@ def _run(a: argparse.Namespace) -> tuple:
     from deepemhancer_plugin.core.enhance import Options, enhance
 
     with Progress() as progress:
-        options = Options(noise, mask, a.cleaning, a.batch, a.precision, a.classic)
+        options = Options(noise, mask, a.cleaning, a.batch, a.precision, a.classic, a.average, operators)
         result = enhance(maps, like.sampling_rate, model, where, options, progress)
     if result.report["noise"]:
         n = result.report["noise"]
@@ -223,6 +230,8 @@ def _run(a: argparse.Namespace) -> tuple:
     if result.report["half_map_fsc_0.143"]:
         log(f"half-map FSC = 0.143 at {result.report['half_map_fsc_0.143']:.2f} A, unmasked (in the molecule alone it is finer)")
     log(f"precision: {result.report['precision']}")
+    if operators:
+        log(f"symmetry: the enhanced map and its copies correlated with at least {result.report['symmetry_correlation']:.2f} before the average")
     return result, like, model, where
 
 

@@ -14,9 +14,11 @@ from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.embedded import EmbeddedModel
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.normalization import NoiseStats
+from deepemhancer_plugin.core.orientations import AVERAGES, averaged
 from deepemhancer_plugin.core.prepare import prepare
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.spectrum import fsc, resolution
+from deepemhancer_plugin.core.symmetry import Operator, symmetrized
 
 Model = EmbeddedModel | OfficialModel
 
@@ -31,6 +33,8 @@ class Options:
     batch       the most tiles or windows at a time; None: chosen
     precision   "auto", "float32", "bfloat16" or "float16"
     classic     the original program's own steps, voxel by voxel (official weights only)
+    average     1, 4 or 24: predictions are averaged over so many orientations of each window
+    symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
     """
     noise: str | NoiseStats = "auto"
     mask: np.ndarray | None = None
@@ -38,6 +42,8 @@ class Options:
     batch: int | None = None
     precision: str = "auto"
     classic: bool = False
+    average: int = 1
+    symmetry: list[Operator] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
 
     precision = "float32" if options.classic else _precision(options.precision, model, where)
     removed: Removed | None = None
+    agreement: float | None = None
     if options.classic:
         assert isinstance(model, OfficialModel)
         volume, removed = _classic(volume, sampling_rate, model, noise, options, where, tell)
@@ -92,6 +99,8 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         del inputs
         lap("network")
         volume = resample(volume, shape)
+        if options.symmetry:
+            volume, agreement = _symmetrized(volume, options.symmetry, sampling_rate, tell)
         if options.mask is not None:
             volume[~options.mask] = 0
         if curve and _nothing_but_noise(curve[1]):
@@ -100,7 +109,8 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
             volume, removed = remove_small_components(volume, options.cleaning, sampling_rate)
     lap("finish")
     return Enhanced(volume, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": round(resolution(*curve, 0.143), 2) if curve else None,
-                             "precision": precision, "timings": timings, "cleaning": asdict(removed) if removed else None})
+                             "precision": precision, "symmetry_correlation": agreement,
+                             "timings": timings, "cleaning": asdict(removed) if removed else None})
 
 
 def _nothing_but_noise(curve: np.ndarray) -> bool:
@@ -118,6 +128,10 @@ def _check(model: Model, options: Options) -> None:
         raise InputError(f"cleaning strength {options.cleaning:g}: a share of the positive voxels, 0 to 1, is needed")
     if options.batch is not None and options.batch < 1:
         raise InputError(f"batch {options.batch}: at least 1 is needed")
+    if options.average not in AVERAGES:
+        raise InputError(f"average over {options.average} orientations: {', '.join(map(str, AVERAGES))} are right")
+    if options.classic and (options.average != 1 or options.symmetry):
+        raise InputError("--classic reproduces the original program, which knows no --average and no symmetry: leave them out")
     if options.classic and not isinstance(model, OfficialModel):
         raise InputError("--classic reproduces the original program, which knows official weights only: add --weights official")
     if isinstance(model, OfficialModel) and model.normalization == "mask" and options.mask is None:
@@ -191,10 +205,20 @@ def _prepared(volume: np.ndarray, sampling_rate: float, model: Model, noise: Noi
 def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Options, where: Devices,
                 tell: Callable[[str, int, int], None]) -> np.ndarray:
     mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
-    predictors = [model.predictor(precision, name) for name in where.names]
+    predictors = [averaged(model.predictor(precision, name), options.average) for name in where.names]
     tell("network", 0, 1)
     return windows.enhance_windows(inputs, predictors, model.tile, model.stride, _batch(model, options, where), mask,
                                    progress=lambda done, total: tell("network", done, total))
+
+
+def _symmetrized(volume: np.ndarray, operators: list[Operator], sampling_rate: float,
+                 tell: Callable[[str, int, int], None]) -> tuple[np.ndarray, float]:
+    """The map averaged over its symmetry, and its lowest correlation with a copy; a MapWarning where that says it has none."""
+    volume, agreement = symmetrized(volume, operators, sampling_rate, lambda done, total: tell("symmetry", done, total))
+    if agreement < 0.5:
+        warnings.warn(f"the enhanced map agrees with its symmetry copies with a correlation of only {agreement:.2f}: wrong symmetry, wrong axis "
+                      "(the axes go through the box's centre, the main one along z), or wrong hand", MapWarning, stacklevel=2)
+    return volume, round(agreement, 4)
 
 
 WINDOW_MEMORY = 700 * 2**20  # bytes, an upper bound for a window of 64^3: the whole program peaks at 0.76 GB for a small map

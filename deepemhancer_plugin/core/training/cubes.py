@@ -48,10 +48,3 @@ def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, c
         xs.append(inputs[index])
         ys.append(target[index][..., None])
     return np.stack(xs).astype(np.float16), np.stack(ys).astype(np.float16)
-
-
-def rotated(cube: np.ndarray, rotation: int) -> np.ndarray:
-    """The cube (z, y, x, channels) in one of the 24 orientations that rotations by 90 degrees make, numbered 0-23: never a mirror image."""
-    face, spin = divmod(rotation, 4)
-    cube = np.rot90(cube, face, (0, 1)) if face < 4 else np.rot90(cube, 1 if face == 4 else 3, (0, 2))
-    return np.rot90(cube, spin, (1, 2))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deepemhancer_plugin.core.orientations import rotated
 from deepemhancer_plugin.core.simulation import Molecule
-from deepemhancer_plugin.core.training.cubes import cubes, rotated
+from deepemhancer_plugin.core.training.cubes import cubes
 
 
 def _shared(shape: tuple[int, ...], dtype) -> np.ndarray:

@@ -1,0 +1,50 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from deepemhancer_plugin.core.orientations import AVERAGES, averaged, rotated, rotated_back
+
+COORDINATES = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1)
+
+
+def matrix(rotation):
+    """The rotation's matrix, from where it takes the coordinates of a cube's voxels."""
+    turned = rotated(COORDINATES, rotation).reshape(-1, 3)
+    return np.round(np.linalg.lstsq(COORDINATES.reshape(-1, 3), turned, rcond=None)[0]).astype(int)
+
+
+def test_the_24_are_all_the_rotations_of_a_cube():
+    matrices = {matrix(i).tobytes() for i in range(24)}
+    assert len(matrices) == 24
+    assert all(round(np.linalg.det(matrix(i))) == 1 for i in range(24))
+
+
+@pytest.mark.parametrize("rotation", range(24))
+def test_back_is_the_inverse(rotation):
+    values = np.random.default_rng(0).random((3, 4, 5, 2))
+    assert np.array_equal(rotated_back(rotated(values, rotation), rotation), values)
+
+
+@pytest.mark.parametrize("count", [4, 24])
+def test_an_average_is_over_a_group(count):
+    """So that turning the input by one of its members turns the output, exactly."""
+    matrices = [matrix(i) for i in AVERAGES[count]]
+    assert {(a @ b).tobytes() for a, b in itertools.product(matrices, matrices)} == {m.tobytes() for m in matrices}
+
+
+@pytest.mark.parametrize("count", [1, 4, 24])
+def test_averaged_prediction_turns_with_its_input(count):
+    def predict(windows):  # knows left from right
+        return np.cumsum(windows, axis=1) * np.linspace(0, 1, windows.shape[3], dtype=np.float32)
+
+    average = averaged(predict, count)
+    windows = np.random.default_rng(1).random((2, 4, 4, 4), dtype=np.float32)
+    result = average(windows)
+    for rotation in AVERAGES[count]:
+        turned = average(np.stack([rotated(w, rotation) for w in windows]))
+        np.testing.assert_allclose(turned, np.stack([rotated(r, rotation) for r in result]), atol=1e-5)
+    if count == 1:
+        assert np.array_equal(result, predict(windows))
+    else:
+        assert not np.allclose(result, predict(windows), atol=1e-2)
