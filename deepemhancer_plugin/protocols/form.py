@@ -1,4 +1,4 @@
-"""The form of the protocol: what it asks and how it explains it.
+"""The form of the enhancement: what it asks and how it explains it. Other protocols ask some of it too.
 
 Names and defaults of the parameters that Xmipp's protocol also has are Xmipp's, so that its workflows carry over.
 """
@@ -26,15 +26,22 @@ WEIGHTS_CHOICES = ["embedded", "official", "file"]
 def define(form):
     """Adds all parameters to `form` (a pyworkflow Form)."""
     form.addSection(label="Input")
-    _hidden(form)
+    gpu(form, "A single map uses them all; of a set of maps each takes one, and as many run at a time as there are GPUs and Scipion "
+              "threads but one.")
     _maps(form)
     _normalization(form)
-    _model(form)
+    group = model(form, f"normalization in [{NORMALIZATION_AUTO}, {NORMALIZATION_STATS}]")
+    group.addParam("batch_size", params.IntParam, default=8, allowsNull=False, label="Batch size",
+                   expertLevel=params.LEVEL_ADVANCED,
+                   validators=[params.GE(1, "should be at least 1.")],
+                   help="Number of tiles that a GPU computes at once; not used on the CPU. The program takes less by itself "
+                        "where the memory is short; the wizard proposes a value for your GPU.")
     _after(form)
     form.addParallelSection(threads=1, mpi=0)
 
 
-def _hidden(form):
+def gpu(form, sharing):
+    """The parameters of program.RunsProgram; `sharing` says how several GPUs are used."""
     form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use GPU?",
                    help="*Yes*: run on the GPUs listed beside; a GPU that is not there is an error, never a silent run on the "
                         "CPU.\n"
@@ -43,9 +50,7 @@ def _hidden(form):
                    help="Numbers of the GPUs, counted from 0, separated by blanks, commas or ranges (0-3).\n"
                         "Empty: the GPUs that are there, else the CPU.\n"
                         "They count the GPUs that are visible to the run: in a queue, 0 is the first one that the queue gave to "
-                        "the job.\n"
-                        "A single map uses them all; of a set of maps each takes one, and as many run at a time as there are "
-                        "GPUs and Scipion threads but one.")
+                        f"the job.\n{sharing}")
 
 
 def _maps(form):
@@ -80,14 +85,7 @@ def _normalization(form):
                         "them.\n"
                         "*mask*: you give a mask of the protein, as tight as possible; everything outside is ignored.\n"
                         "If an enhanced map looks empty or noisy, the normalization is the first thing to change.")
-    group.addParam("inputMask", params.PointerParam, pointerClass="VolumeMask", allowsNull=True, label="Mask",
-                   condition=f"normalization=={NORMALIZATION_MASK}",
-                   help="Mask of the protein, of the map's box and sampling rate: 1 inside, 0 outside.")
-    group.addParam("maskThreshold", params.FloatParam, default=0.5, label="Mask threshold", expertLevel=params.LEVEL_ADVANCED,
-                   condition=f"normalization=={NORMALIZATION_MASK}",
-                   help="Voxels of the mask above this value are protein. Any value between 0 and 1 does for a mask of zeros "
-                        "and ones; for a mask with a soft edge it says how much of the edge belongs to the protein. The wizard proposes a "
-                        "value.")
+    mask(group, f"normalization=={NORMALIZATION_MASK}", "Mask of the protein, of the map's box and sampling rate: 1 inside, 0 outside.")
     group.addParam("noiseMean", params.FloatParam, allowsNull=True, label="Noise mean",
                    condition=f"normalization=={NORMALIZATION_STATS}",
                    help="Mean of the map where there is only noise. It may be negative. The wizard measures it.")
@@ -96,10 +94,22 @@ def _normalization(form):
                    help="Standard deviation of the map where there is only noise; greater than 0. The wizard measures it.")
 
 
-def _model(form):
+def mask(form, condition, text):
+    """A mask and the threshold that makes it binary."""
+    form.addParam("inputMask", params.PointerParam, pointerClass="VolumeMask", allowsNull=True, label="Mask", condition=condition,
+                  help=text)
+    form.addParam("maskThreshold", params.FloatParam, default=0.5, label="Mask threshold", expertLevel=params.LEVEL_ADVANCED,
+                  condition=condition,
+                  help="Voxels of the mask above this value are protein. Any value between 0 and 1 does for a mask of zeros "
+                       "and ones; for a mask with a soft edge it says how much of the edge belongs to the protein. The wizard proposes a "
+                       "value.")
+
+
+def model(form, condition):
+    """The variant, where the condition lets it be chosen, and the weights; returns the group."""
     group = form.addGroup("Model")
     group.addParam("modelType", params.EnumParam, choices=MODEL_CHOICES, default=MODEL_TIGHT, label="Model power",
-                   condition=f"normalization in [{NORMALIZATION_AUTO}, {NORMALIZATION_STATS}]",
+                   condition=condition,
                    help="What the network was trained to produce.\n"
                         f"*{MODEL_CHOICES[MODEL_TIGHT]}*: sharp, with the solvent set to zero close to the protein; weak parts "
                         "may vanish with it.\n"
@@ -119,11 +129,7 @@ def _model(form):
                         f"*{WEIGHTS_CHOICES[WEIGHTS_FILE]}*: a file of yours.")
     group.addParam("weightsFile", params.FileParam, allowsNull=True, label="Weights file", condition=f"weights=={WEIGHTS_FILE}",
                    help="A network trained with _deepemhancer train_, or a checkpoint of the original program (.hd5).")
-    group.addParam("batch_size", params.IntParam, default=8, allowsNull=False, label="Batch size",
-                   expertLevel=params.LEVEL_ADVANCED,
-                   validators=[params.GE(1, "should be at least 1.")],
-                   help="Number of tiles that a GPU computes at once; not used on the CPU. The program takes less by itself "
-                        "where the memory is short; the wizard proposes a value for your GPU.")
+    return group
 
 
 def _after(form):

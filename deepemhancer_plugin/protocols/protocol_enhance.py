@@ -3,13 +3,10 @@ import enum
 import json
 import math
 import os
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pyworkflow.utils as pwutils
-from pwem.convert.headers import Ccp4Header
-from pwem.emlib.image import ImageHandler
 from pwem.objects import SetOfVolumes, Volume
 from pwem.protocols import ProtAnalysis3D
 from pyworkflow.exceptions import PyworkflowException
@@ -26,10 +23,8 @@ from deepemhancer_plugin.constants import (
 )
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import form as enhance_form
-
-MRC_EXTENSIONS = (".mrc", ".map", ".ccp4", ".mrc.gz", ".map.gz", ".mrc.bz2", ".map.bz2")
-SAMPLING_TOLERANCE = 1e-3  # A/voxel: headers are rounded
-ORIGIN_TOLERANCE = 1e-2  # A
+from deepemhancer_plugin.protocols import maps
+from deepemhancer_plugin.protocols.program import RunsProgram
 
 
 class Outputs(enum.Enum):
@@ -44,7 +39,7 @@ class Job(NamedTuple):
     files: list  # [map] or [half 1, half 2], as (index, file name)
 
 
-class ProtDeepEMhancer(ProtAnalysis3D):
+class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
     """Enhances a cryo-EM map with DeepEMhancer: a neural network that sharpens each part of a map by what it recognises there
     and sets the solvent around the particle to zero.
 
@@ -61,10 +56,6 @@ class ProtDeepEMhancer(ProtAnalysis3D):
     # --------------------------- form
     def _defineParams(self, form):
         enhance_form.define(form)
-
-    def getGpuList(self):
-        """The form's GPUs; none when running on the CPU, so that a queue is not asked for any."""
-        return super().getGpuList() if self.usesGpu() else []
 
     # --------------------------- steps
     def _insertAllSteps(self):
@@ -83,10 +74,10 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         """Links MRC files; converts what else pwem can read. Files: [index, file name] each."""
         pwutils.makePath(self._getTmpPath())
         for location, path in zip(files, self._inputPaths(key, len(files)), strict=True):
-            linkOrConvert(*location, path)
+            maps.linkOrConvert(*location, path)
         if mask:
             index, name, threshold = mask
-            writeBinaryMask((index, name), self._maskPath(key), threshold)
+            maps.writeBinaryMask((index, name), self._maskPath(key), threshold)
 
     def deepVolPostProStep(self, key, samplingRate, options):
         job = self._todo[key]
@@ -94,25 +85,13 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         if not all(os.path.exists(path) for path in inputs):  # a finished run cleans them away; "continue" needs them again
             self.convertInputStep(key, job.files, self._maskSource())
         output, report, log = (self._getExtraPath(f"enhanced{suffix(key)}.{ending}") for ending in ("mrc", "json", "log"))
-        # What an earlier run left, also half-written when it was killed, must not pass for a result of this one.
-        pwutils.cleanPath(output, report, log, *Path(self._getExtraPath()).glob(f".enhanced{suffix(key)}.*"))
         arguments = ["-i", inputs[0], *(["-i2", inputs[1]] if len(inputs) == 2 else []), "-o", output,
                      "-s", f"{samplingRate:.8g}", *options, *self._gpuArguments(), "--report", report]
         if self.normalization == NORMALIZATION_MASK:
             arguments += ["-m", self._maskPath(key)]
-        try:
-            self.runJob(Plugin.getCommand(arguments, log), "", env=Plugin.getEnviron(), executable="/bin/bash", numberOfMpi=1)
-            status = 0
-        except subprocess.CalledProcessError as error:  # its message is the command; the program's own last line says more
-            status = error.returncode
-        # A queue does not hand the exit status back, so the files decide.
-        if status or not (os.path.exists(output) and os.path.exists(report)):
-            pwutils.cleanPath(output, report)
-            what = f"was killed by signal {status - 128}" if status > 128 else "failed"
-            raise PyworkflowException(f"deepemhancer {what}: {lastLine(log)}")
-        if boxOf(output) != boxOf(inputs[0]):
-            raise PyworkflowException(f"{output} has a box of {boxOf(output)}, the input one of {boxOf(inputs[0])}.")
-        self._setOriginInFile(output, job.volume)
+        self._runProgram(arguments, log, output, report)
+        maps.checkBox(output, inputs[0])
+        maps.setOriginInFile(output, job.volume)
 
     def createOutputStep(self):
         volumes = []
@@ -120,7 +99,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
             output = self._getExtraPath(f"enhanced{suffix(job.key)}.mrc")
             if not os.path.exists(output):
                 raise PyworkflowException(f"{output} does not exist: run the protocol again.")
-            volumes.append(enhancedVolume(output, job.volume))
+            volumes.append(maps.volumeLike(output, job.volume, f"enhanced {os.path.basename(maps.clean(job.volume.getFileName()))}"))
         if self.isSet():
             result = self._createSetOfVolumes()
             result.copyInfo(self.inputVolume.get())
@@ -152,7 +131,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         """The maps to enhance, one Job each."""
         if self.separateHalves():
             halves = [self.inputHalf1.get(), self.inputHalf2.get()]
-            return [Job("", halves[0], [location(half) for half in halves])]
+            return [Job("", halves[0], [maps.location(half) for half in halves])]
         if self.isSet():
             volumes = [volume.clone() for volume in self.inputVolume.get().iterItems(iterate=False)]
             return [Job(str(volume.getObjId()), volume, self._filesOf(volume)) for volume in volumes]
@@ -160,8 +139,8 @@ class ProtDeepEMhancer(ProtAnalysis3D):
 
     def _filesOf(self, volume):
         if self.useHalfMapsInsteadVol:
-            return [[0, clean(half)] for half in volume.getHalfMaps(asList=True)]
-        return [location(volume)]
+            return [[0, maps.clean(half)] for half in volume.getHalfMaps(asList=True)]
+        return [maps.location(volume)]
 
     def getInputFiles(self, key=""):
         """The map, or the two half maps, that became the enhanced map of this key, as [index, file name] each."""
@@ -170,7 +149,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
     def _maskSource(self):
         if self.normalization != NORMALIZATION_MASK:
             return None
-        return [*location(self.inputMask.get()), self.maskThreshold.get()]
+        return [*maps.location(self.inputMask.get()), self.maskThreshold.get()]
 
     def _inputPaths(self, key, count):
         names = ["inputVol"] if count == 1 else ["inputHalf1", "inputHalf2"]
@@ -200,35 +179,10 @@ class ProtDeepEMhancer(ProtAnalysis3D):
             options += ["--cleaningStrength", repr(self.sizeFraction_CC.get())]
         return options
 
-    def _gpuArguments(self):
-        """GPU numbers count what is visible to the program, and the executor hands them out that way: in a queue from 0 on."""
-        if not self.usesGpu():
-            return ["-g", "-1"]
-        gpus = self._stepsExecutor.getGpuList()
-        return ["-g", ",".join(map(str, gpus))] if gpus else []
-
-    # --------------------------- the output file
-    def _setOriginInFile(self, output, volume):
-        """Writes the origin that the user gave the map in Scipion into the file, where the input file does not have it.
-
-        The program keeps the header of the input file. Scipion's default, the centre of the box, is not the user's: Scipion does
-        not write it into files either, and with it the enhanced file would no longer lie on its input in other programs.
-        """
-        wanted = volume.getOrigin(force=True).getShifts()
-        centre = [-n * volume.getSamplingRate() / 2 for n in volume.getDim()]
-        header = Ccp4Header(output, readHeader=True)
-        if not (close(wanted, header.getOrigin()) or close(wanted, centre)):
-            header.setOrigin(wanted)
-            header.writeHeader()
-
     # --------------------------- validation
     def _validate(self):
-        try:
-            super().getGpuList()
-        except ValueError:
-            return [f"*GPU IDs* {self.gpuList.get()} is no list of numbers such as 0 or 0,1; for the CPU choose No at *Use GPU*."]
-        errors = [f"*{self.getParam(name).label.get()}* is empty: choose a volume." for name in self._mapParams()
-                  if getattr(self, name).get() is None]
+        errors = self._validateGpu() + [f"*{self.getParam(name).label.get()}* is empty: choose a volume." for name in self._mapParams()
+                                        if getattr(self, name).get() is None]
         if errors:
             return errors
         errors = self._validateMaps()
@@ -241,14 +195,14 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         else:
             volumes = [self.inputVolume.get()] if not self.isSet() else [volume.clone() for volume in self.inputVolume.get()]
         for volume in volumes:
-            errors += validateVolume(volume)
+            errors += maps.validateVolume(volume)
             if self.useHalfMapsInsteadVol and not self.separateHalves():
-                errors += validateAttachedHalves(volume)
+                errors += maps.validateAttachedHalves(volume)
         if self.separateHalves():
             one, two = volumes
-            if location(one) == location(two):
+            if maps.location(one) == maps.location(two):
                 errors.append("*Half map 1* and *Half map 2* are the same map: choose the two halves.")
-            errors += sameGeometry(one, two, "Half map 1", "Half map 2")
+            errors += maps.sameGeometry(one, two, "Half map 1", "Half map 2")
         if not volumes:
             errors.append("*Input volume(s)*: the set is empty.")
         return errors
@@ -261,7 +215,7 @@ class ProtDeepEMhancer(ProtAnalysis3D):
                 return ["*Mask threshold* must be a number."]
             errors = []
             for job in [] if mapErrors else self._jobs():
-                errors += sameGeometry(job.volume, self.inputMask.get(), "Input volume", "Mask")
+                errors += maps.sameGeometry(job.volume, self.inputMask.get(), "Input volume", "Mask")
             return errors[:1]
         if self.normalization == NORMALIZATION_STATS:
             errors = []
@@ -320,108 +274,8 @@ class ProtDeepEMhancer(ProtAnalysis3D):
         return ["SanchezGarcia2021", "Jakobi2017"]
 
 
-# --------------------------- files
 def suffix(key):
     return f"_{key}" if key else ""
-
-
-def clean(name):
-    """A file name without Xmipp's format mark."""
-    return name.replace(":mrcs", "").replace(":mrc", "")
-
-
-def location(volume):
-    index, name = volume.getLocation()
-    return [index or 0, clean(name)]
-
-
-def linkOrConvert(index, name, path):
-    """Puts the map under `path` (.mrc): a link where the file is such a map already, else a copy in that format."""
-    Path(path).unlink(missing_ok=True)  # a link from an earlier run: writing through it would change the user's file
-    if not os.path.exists(name):
-        raise PyworkflowException(f"{name} does not exist: was the input deleted or moved?")
-    single = index == 0 or ImageHandler().getDimensions(name)[3] == 1
-    if name.lower().endswith(MRC_EXTENSIONS) and single:
-        pwutils.createAbsLink(os.path.abspath(name), path)
-    else:
-        ImageHandler().convert((index, name) if index else name, path)
-
-
-def writeBinaryMask(source, path, threshold):
-    """The voxels of the mask above the threshold as ones."""
-    index, name = source
-    handler = ImageHandler()
-    image = handler.read((index, name) if index else name)
-    data = (image.getData() > threshold).astype("float32")
-    if not data.any() or data.all():
-        raise PyworkflowException(f"{name}: {'no' if not data.any() else 'every'} voxel lies above the mask threshold "
-                                  f"{threshold:g}; "
-                                  f"the mask's values go from {image.getData().min():g} to {image.getData().max():g}.")
-    image.setData(data)
-    handler.write(image, path)
-
-
-def boxOf(path):
-    """Voxels in x, y, z; headers differ in whether they call a volume a stack of images."""
-    x, y, z, n = ImageHandler().getDimensions(path)
-    return x, y, z * n
-
-
-def lastLine(log):
-    """The last line that a program printed: its error message."""
-    lines = [line.strip() for line in Path(log).read_text(errors="replace").splitlines()] if os.path.exists(log) else []
-    return next((line for line in reversed(lines) if line), "it printed nothing; see the log of the queue's job")
-
-
-def close(one, two):
-    return all(abs(a - b) < ORIGIN_TOLERANCE for a, b in zip(one, two, strict=True))
-
-
-def enhancedVolume(path, source):
-    volume = Volume(path)
-    volume.setSamplingRate(source.getSamplingRate())
-    volume.setOrigin(source.getOrigin(force=True))
-    volume.setObjComment(f"enhanced {os.path.basename(clean(source.getFileName()))}")
-    return volume
-
-
-# --------------------------- checks; each returns a list of messages
-def validateVolume(volume):
-    name = clean(volume.getFileName() or "")
-    if not os.path.exists(name):
-        return [f"{name} does not exist: was the input deleted or moved?"]
-    errors = []
-    if not (volume.getSamplingRate() or 0) > 0:
-        errors.append(f"{name} has no sampling rate: import it with one.")
-    dim = volume.getDim()
-    if dim is None or min(dim) < 2:
-        errors.append(f"{name} is not a volume: its box is {dim}.")
-    return errors
-
-
-def validateAttachedHalves(volume):
-    name = clean(volume.getFileName() or "")
-    halves = [clean(half) for half in volume.getHalfMaps(asList=True)] if volume.hasHalfMaps() else []
-    if len(halves) != 2:
-        return [f"{name} has {len(halves) or 'no'} half maps attached: import it with both, or choose them one by one."]
-    missing = [half for half in halves if not os.path.exists(half)]
-    if missing:
-        return [f"{missing[0]} does not exist: was the half map deleted or moved?"]
-    boxes = [tuple(ImageHandler().getDimensions(half)[:3]) for half in halves]
-    if len({*boxes, tuple(volume.getDim())}) > 1:
-        return [f"{name}: boxes of the map {tuple(volume.getDim())} and of its half maps {boxes[0]}, {boxes[1]} differ."]
-    return []
-
-
-def sameGeometry(one, two, nameOne, nameTwo):
-    errors = []
-    if one.getDim() != two.getDim():
-        errors.append(f"*{nameOne}* has a box of {one.getDim()}, *{nameTwo}* of {two.getDim()}: they must be the same.")
-    rates = one.getSamplingRate() or 0, two.getSamplingRate() or 0
-    if abs(rates[0] - rates[1]) > SAMPLING_TOLERANCE:
-        errors.append(f"*{nameOne}* has a sampling rate of {rates[0]:g} A/voxel, *{nameTwo}* of {rates[1]:g}: "
-                      f"they must be the same.")
-    return errors
 
 
 # --------------------------- the report in words

@@ -347,7 +347,7 @@ class TestEnhance(EnhanceTest):
         self.assertRegex("\n".join(prot.summary()), r"Noise: .* \(from outside the mask\)")
 
     def test_soft_mask_is_made_binary(self):
-        from deepemhancer_plugin.protocols.protocol_enhance import writeBinaryMask
+        from deepemhancer_plugin.protocols.maps import writeBinaryMask
         soft = self.mask * 0.75 + 0.1
         source, target = writeMap(self.getOutputPath("soft.mrc"), soft), self.getOutputPath("hard.mrc")
         writeBinaryMask((0, source), target, 0.5)
