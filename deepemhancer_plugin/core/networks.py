@@ -1,7 +1,8 @@
-"""The network that this project trains, and its files of weights.
+"""The networks that this project trains, and their files of weights.
 
 Keras 3 on any backend; imported when a network is built, not before. Input (batch, z, y, x, channels), output (batch, z, y, x, 1).
 """
+import math
 import struct
 import zipfile
 from dataclasses import asdict, dataclass
@@ -15,37 +16,76 @@ UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeEr
 
 @dataclass(frozen=True)
 class Architecture:
-    """The embedded network's size.
+    """A network's kind and size, and what it is shown. Weights files hold it; what an older one does not say has the value given here.
 
-    channels      1: the normalised map; 2: beside it the flattened one (spectrum.flattened)
-    widths        features at 2, 4, 8, ... A/voxel
-    blocks        residual blocks of two 3^3 convolutions on the way down and again on the way up, per level
-    norm          "none", or "layer": over the features of each voxel
+    channels       1: the normalised map; 2: beside it the flattened one (spectrum.flattened)
+    widths         features of each level; a level has half the sampling of the one before
+    blocks         residual blocks of two 3^3 convolutions on the way down and again on the way up, per level (published: single convolutions)
+    norm           "none"; "layer": over the features of each voxel; "group": over groups of up to eight features and the window (Wu & He 2018)
+    entrance       2: 2x2x2 voxels become features (space to depth), the first level is at 2 A/voxel; 1: it is at 1 A/voxel
+    kind           "embedded" (class Embedded), or "published" (class Published)
+    normalization  "noise": the input's noise has mean 0 and standard deviation 0.1; "mask": it is normalised in a mask and blank outside
     """
     channels: int = 2
     widths: tuple[int, ...] = (48, 96, 160, 192)
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     norm: str = "layer"
+    entrance: int = 2
+    kind: str = "embedded"
+    normalization: str = "noise"
 
     @property
     def stride(self) -> int:
         """The edges of a window are multiples of this many voxels."""
-        return 2 ** len(self.widths)
+        return 2 ** len(self.widths) if self.kind == "published" else self.entrance * 2 ** (len(self.widths) - 1)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the normalised map goes through arcsinh (prepare.prepare): the published network takes it as it is."""
+        return self.kind == "embedded"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
-        return cls(int(values["channels"]), tuple(map(int, values["widths"])), tuple(map(int, values["blocks"])), str(values["norm"]))
+        """ValueError, TypeError or LookupError when there is no such architecture."""
+        made = cls(int(values["channels"]), tuple(map(int, values["widths"])), tuple(map(int, values["blocks"])), str(values["norm"]),
+                   int(values.get("entrance", 2)), str(values.get("kind", "embedded")), str(values.get("normalization", "noise")))
+        for name, known in _KNOWN.items():
+            if getattr(made, name) not in known:
+                raise ValueError(f"{name} {getattr(made, name)} is none of {', '.join(map(str, known))}")
+        if len(made.widths) != len(made.blocks) or min(*made.widths, *made.blocks) < 1:
+            raise ValueError(f"widths {made.widths} and blocks {made.blocks}: a positive number of each for every level is right")
+        return made
+
+
+_KNOWN = {"channels": (1, 2), "norm": ("none", "layer", "group"), "entrance": (1, 2), "kind": ("embedded", "published"),
+          "normalization": ("noise", "mask")}
+# Sanchez-Garcia et al. 2021: three levels of 32, 64 and 128 filters, three convolutions each.
+PUBLISHED = Architecture(1, (32, 64, 128), (3, 3, 3), "group", 1, "published")
+
+
+def _normalisation(kind: str, width: int, name: str):
+    """The layer, or the identity for "none"."""
+    from keras import layers
+
+    if kind == "group":
+        return layers.GroupNormalization(math.gcd(8, width), epsilon=1e-3, name=name)
+    return layers.LayerNormalization(epsilon=1e-3, name=name) if kind == "layer" else lambda x: x
+
+
+def build(architecture: Architecture) -> "Embedded | Published":
+    """A new network of that architecture."""
+    return (Published if architecture.kind == "published" else Embedded)(architecture)
 
 
 class Embedded:
     """The embedded network, `model`: voxels (N, z, y, x, channels) -> enhanced voxels (N, z, y, x, 1), edges multiples of `stride`.
 
     A residual U-Net. 2x2x2 voxels become features at the entrance (space to depth) and features voxels at the exit, with nothing lost and at an
-    eighth of the cost. No statistics over the window: the features of each voxel are normalised by themselves. Residual blocks start as the
-    identity (Zhang et al. 2019, "Fixup Initialization").
+    eighth of the cost; with entrance 1 voxels stay voxels. With the norm "layer" no statistics over the window: the features of each voxel are
+    normalised by themselves. Residual blocks start as the identity (Zhang et al. 2019, "Fixup Initialization").
     """
 
     def __init__(self, architecture: Architecture):
@@ -56,7 +96,7 @@ class Embedded:
         widths, blocks = architecture.widths, architecture.blocks
 
         def block(x, name):
-            y = layers.LayerNormalization(epsilon=1e-3, name=f"{name}_norm")(x) if architecture.norm == "layer" else x
+            y = _normalisation(architecture.norm, x.shape[-1], f"{name}_norm")(x)
             y = layers.Conv3D(x.shape[-1], 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"{name}_a")(y)
             y = layers.Conv3D(x.shape[-1], 3, padding="same", kernel_initializer="zeros", name=f"{name}_b")(y)
             return layers.Add(name=f"{name}_sum")([x, y])
@@ -73,8 +113,10 @@ class Embedded:
             return layers.Conv3DTranspose(widths[number], 2, strides=2, name=f"expand{number}")(x)
 
         voxels = keras.Input((None, None, None, architecture.channels), name="map")
-        x = layers.Conv3D(8 * architecture.channels, 2, strides=2, use_bias=False, kernel_initializer=_space_to_depth, trainable=False,
-                          name="space_to_depth", dtype="float32")(voxels)
+        x, folded = voxels, architecture.entrance == 2
+        if folded:
+            x = layers.Conv3D(8 * architecture.channels, 2, strides=2, use_bias=False, kernel_initializer=_space_to_depth, trainable=False,
+                              name="space_to_depth", dtype="float32")(x)
         x = layers.Conv3D(widths[0], 3, padding="same", activation="relu", kernel_initializer="he_normal", name="first")(x)
         skips = []
         for number in range(len(widths)):
@@ -85,10 +127,47 @@ class Embedded:
         for number in range(len(widths) - 2, -1, -1):
             x = layers.Add(name=f"join{number}")([skips.pop(), up(x, number)])
             x = level(x, number, "up")
-        x = layers.Conv3D(8, 3, padding="same", kernel_initializer="zeros", name="last", dtype="float32")(x)
-        x = layers.Conv3DTranspose(1, 2, strides=2, use_bias=False, kernel_initializer=_depth_to_space, trainable=False,
-                                   name="depth_to_space", dtype="float32")(x)
+        x = layers.Conv3D(8 if folded else 1, 3, padding="same", kernel_initializer="zeros", name="last", dtype="float32")(x)
+        if folded:
+            x = layers.Conv3DTranspose(1, 2, strides=2, use_bias=False, kernel_initializer=_depth_to_space, trainable=False,
+                                       name="depth_to_space", dtype="float32")(x)
         self.model = keras.Model(voxels, x, name="embedded")
+
+
+class Published:
+    """The published network (Sanchez-Garcia et al. 2021), to be trained anew; same interface as Embedded.
+
+    A U-Net: on each level convolutions of 3^3 with group normalisation and PReLU, a strided convolution down, a transposed one up, the levels'
+    features concatenated. The group normalisation is the usual one, over groups of features (Wu & He 2018); the authors' checkpoints have
+    another (official_network.py), which depends on the order of voxels in memory.
+    """
+
+    def __init__(self, architecture: Architecture):
+        import keras
+        from keras import layers
+
+        self.architecture = architecture
+
+        def level(x, number, way):
+            for i in range(architecture.blocks[number]):
+                name, width = f"{way}{number}_{i}", architecture.widths[number]
+                x = layers.Conv3D(width, 3, padding="same", kernel_initializer="he_normal", name=name)(x)
+                x = _normalisation(architecture.norm, width, f"{name}_norm")(x)
+                x = layers.PReLU(shared_axes=(1, 2, 3), name=f"{name}_prelu")(x)
+            return x
+
+        x = voxels = keras.Input((None, None, None, architecture.channels), name="map")
+        skips, last = [], len(architecture.widths) - 1
+        for number, width in enumerate(architecture.widths):
+            x = level(x, number, "down")
+            skips.append(x)
+            x = layers.Conv3D(width, 3, strides=2, padding="same", kernel_initializer="he_normal", name=f"reduce{number}")(x)
+        x = level(x, last, "bottom")
+        for number in range(last, -1, -1):
+            x = layers.Conv3DTranspose(architecture.widths[number], 3, strides=2, padding="same", name=f"expand{number}")(x)
+            x = level(layers.Concatenate(name=f"join{number}")([x, skips.pop()]), number, "up")
+        x = layers.Conv3D(1, 1, name="last", dtype="float32")(x)
+        self.model = keras.Model(voxels, x, name="published")
 
 
 def _space_to_depth(shape, dtype=None):
@@ -113,7 +192,7 @@ def _depth_to_space(shape, dtype=None):
     return kernel
 
 
-def save_weights(path, network: Embedded, facts: dict[str, Any]) -> None:
+def save_weights(path, network: Embedded | Published, facts: dict[str, Any]) -> None:
     """Write the network's weights as float16, with its architecture and `facts` (how it was trained) as JSON, to one .npz file, atomically."""
     import json
     import os
@@ -127,7 +206,7 @@ def save_weights(path, network: Embedded, facts: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def load_weights(path) -> tuple[Embedded, dict[str, Any]]:
+def load_weights(path) -> tuple[Embedded | Published, dict[str, Any]]:
     """The network that `save_weights` wrote, and its facts. InputError when the file is none of ours or damaged."""
     import json
 
@@ -135,7 +214,7 @@ def load_weights(path) -> tuple[Embedded, dict[str, Any]]:
 
     try:
         with np.load(path, allow_pickle=False) as data:
-            network = Embedded(Architecture.from_dict(json.loads(str(data["architecture"]))))
+            network = build(Architecture.from_dict(json.loads(str(data["architecture"]))))
             for variable in network.model.trainable_variables:
                 values = data[variable.path]
                 if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
