@@ -30,8 +30,17 @@ class EmbeddedModel:
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
     @cached_property
+    def architecture(self) -> Architecture:
+        return _architecture(self.path)
+
+    @property
     def channels(self) -> int:
-        return _architecture(self.path).channels
+        return self.architecture.channels
+
+    @property
+    def normalization(self) -> str:
+        """"noise" or "mask", as OfficialModel says it."""
+        return self.architecture.normalization
 
     def predictor(self, precision: str = "float32", device: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
         """The network as a function from windows (n, tile, tile, tile, channels) to (n, tile, tile, tile), float32. Imports Keras."""
@@ -59,6 +68,11 @@ class EmbeddedModel:
         return predict
 
 
+class PublishedModel(EmbeddedModel):
+    """Weights of the published network that `deepemhancer train --network published` wrote."""
+    stride = 16  # the published program's
+
+
 def _architecture(path: str) -> Architecture:
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -79,5 +93,5 @@ def load_embedded(variant: str) -> EmbeddedModel:
 
 def load_file(path: str) -> EmbeddedModel:
     """Weights that `deepemhancer train` wrote. InputError when the file is none of ours."""
-    _architecture(path)
-    return EmbeddedModel(Path(path).stem, path)
+    model = PublishedModel if _architecture(path).kind == "published" else EmbeddedModel
+    return model(Path(path).stem, path)

@@ -15,7 +15,7 @@ from deepemhancer_plugin.core.embedded import EmbeddedModel
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.orientations import AVERAGES, averaged
-from deepemhancer_plugin.core.prepare import prepare
+from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.spectrum import fsc, resolution
 from deepemhancer_plugin.core.symmetry import Operator, symmetrized
@@ -134,7 +134,7 @@ def _check(model: Model, options: Options) -> None:
         raise InputError("--classic reproduces the original program, which knows no --average and no symmetry: leave them out")
     if options.classic and not isinstance(model, OfficialModel):
         raise InputError("--classic reproduces the original program, which knows official weights only: add --weights official")
-    if isinstance(model, OfficialModel) and model.normalization == "mask" and options.mask is None:
+    if model.normalization == "mask" and options.mask is None:
         raise InputError(f"{model.path}: these weights are for mask normalisation: give the mask with -m, or choose other weights")
 
 
@@ -152,7 +152,7 @@ def _check_memory(shape: tuple[int, ...], sampling_rate: float) -> None:
 
 def _noise(maps: Sequence[np.ndarray], model: Model, options: Options) -> NoiseStats | None:
     """The noise's statistics in the input's units; None where a mask normalises instead."""
-    if isinstance(model, OfficialModel) and model.normalization == "mask":
+    if model.normalization == "mask":
         return None
     if isinstance(options.noise, NoiseStats):
         return options.noise
@@ -198,8 +198,11 @@ def _prepared(volume: np.ndarray, sampling_rate: float, model: Model, noise: Noi
     shape = resampled_shape(volume.shape, sampling_rate)
     if isinstance(model, OfficialModel):
         return resample(_normalized(volume, model, noise, options), shape)
-    assert noise is not None
-    return prepare(resample(volume, shape), noise.mean, noise.std, model.channels)
+    compress = model.architecture.compressed
+    if noise is None:
+        assert options.mask is not None
+        return prepare_masked(resample(normalization.normalize_with_mask(volume, options.mask, MASK_RULE), shape), model.channels, compress=compress)
+    return prepare(resample(volume, shape), noise.mean, noise.std, model.channels, compress=compress)
 
 
 def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Options, where: Devices,
