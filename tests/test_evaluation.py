@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from deepemhancer_plugin.core.evaluation import score, soft_mask
+from deepemhancer_plugin.core.evaluation.metrics import cc_peaks, fsc_average
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,38 @@ def test_soft_mask_grows_by_the_distance():
     model[20:28, 20:28, 20:28] = 1
     near, far = (np.flatnonzero(soft_mask(model, 1.0, d, 4.0)[24, 24] == 1) for d in (1.0, 5.0))
     assert near[0] - far[0] == 4 and far[-1] - near[-1] == 4
+
+
+def test_peaks_are_the_highest_voxels_of_either_map(white):
+    volume = white + noise(white.shape)
+    mask = np.zeros_like(white)
+    mask.ravel()[:3000] = 1
+    taken = sorted(set(np.argsort(volume.ravel())[-3000:]) | set(np.argsort(white.ravel())[-3000:]))
+    expected = np.corrcoef(volume.ravel()[taken], white.ravel()[taken])[0, 1]
+    assert cc_peaks(volume, white, mask) == pytest.approx(expected, abs=1e-9)
+    assert cc_peaks(volume, white, np.ones_like(white)) == pytest.approx(score(volume, white, mask, 1.0).cc_box, abs=1e-9)
+
+
+def test_density_that_the_model_lacks_lowers_the_peaks_and_not_the_mask(white):
+    volume, mask = white.copy(), np.zeros_like(white)
+    mask[:10] = 1
+    volume[30:] += 10
+    assert score(volume, white, mask, 1.0).cc_mask == pytest.approx(1) and cc_peaks(volume, white, mask) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 40), (30, 48, 40)])
+def test_average_weighs_shells_by_their_coefficients(shape):
+    """Counted one by one in the full transform: the shells' volumes are their numbers within 1 % in the mean."""
+    k = np.sqrt(sum(g**2 for g in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
+    counts = np.bincount(np.floor(k * min(shape) + 0.5).astype(int).ravel())
+    frequency = np.arange(min(shape) // 2 + 1) / min(shape)
+    curve = 1 - 1.9 * frequency + 0.2 * np.sin(40 * frequency)
+    n = int(0.3 * min(shape)) + 1
+    assert fsc_average(frequency, curve, 0.3) == pytest.approx(np.average(curve[1:n], weights=counts[1:n]), abs=0.01)
+    assert fsc_average(frequency, np.full_like(curve, 0.7), 0.5) == pytest.approx(0.7)
+
+
+def test_average_of_a_straight_line_is_its_integral():
+    """FSC = 1 - k / k0 up to k0: 3 times the integral of x^2 (1 - x) from 0 to 1, a quarter."""
+    frequency = np.arange(201) / 400
+    assert fsc_average(frequency, 1 - 2 * frequency, 0.5) == pytest.approx(0.25, abs=0.005)

@@ -20,10 +20,12 @@ from deepemhancer_plugin.core.progress import Progress
 
 # Sub-commands: where each one's function (arguments) -> exit status is, imported when it is called.
 COMMANDS = {name: ("deepemhancer_plugin.core.commands", name) for name in ("demo", "simulate", "train", "download")}
+COMMANDS |= {"evaluate": ("deepemhancer_plugin.core.evaluation.command", "main")}
 EPILOG = """sub-commands (each with its own -h):
   deepemhancer demo        enhance simulated half maps of a synthetic protein
   deepemhancer simulate    half maps and target from an atomic model
   deepemhancer train       train the embedded network on atomic models
+  deepemhancer evaluate    how good maps are, by their half maps and by an atomic model
   deepemhancer download    fetch the authors' (official) checkpoints
 
 exit status: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 143 terminated"""

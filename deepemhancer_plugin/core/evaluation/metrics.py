@@ -25,6 +25,11 @@ def soft_mask(model: np.ndarray, rate: float, distance: float = 3.0, edge: float
     grids = np.meshgrid(*(f(n, rate) for f, n in zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), model.shape, strict=True)), indexing="ij")
     low = fft.irfftn(fft.rfftn(model) * np.exp(-sum(g * g for g in grids) * 25.0), s=model.shape)
     inside = low > 0.1 * np.percentile(low[low > 0.02 * low.max()], 99)
+    return soft_edge(inside, rate, distance, edge)
+
+
+def soft_edge(inside: np.ndarray, rate: float, distance: float, edge: float) -> np.ndarray:
+    """Soft mask (z, y, x): 1 inside and up to `distance` A from there, then half a cosine `edge` A wide."""
     away = ndimage.distance_transform_edt(~inside).astype(np.float32) * np.float32(rate)
     return 0.5 + 0.5 * np.cos(np.pi * np.clip((away - distance) / edge, 0, 1)).astype(np.float32)
 
@@ -32,6 +37,29 @@ def soft_mask(model: np.ndarray, rate: float, distance: float = 3.0, edge: float
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+
+
+def cc_peaks(volume: np.ndarray, model: np.ndarray, mask: np.ndarray) -> float:
+    """Correlation over the voxels that are among the N highest of the map or among the N highest of the model's map, N voxels being in the mask.
+
+    So density that the model does not explain counts too, and solvent does not (Afonine et al. 2018).
+    """
+    n = max(1, int(np.count_nonzero(mask > 0.5)))
+    highest = np.zeros(volume.size, bool)
+    for values in (volume.ravel(), model.ravel()):
+        highest[np.argpartition(values, -n)[-n:]] = True
+    return _correlation(volume.ravel()[highest], model.ravel()[highest])
+
+
+def fsc_average(frequency: np.ndarray, curve: np.ndarray, highest: float) -> float:
+    """Mean of the FSC up to the frequency `highest` (1/A), each shell weighted by how many coefficients it holds.
+
+    sum n_i FSC_i / sum n_i over the shells i = 1, 2, ... with f_i <= highest, where n_i ~ (i + 1/2)^3 - (i - 1/2)^3 = 3 i^2 + 1/4 is the volume
+    of a shell (Brown et al. 2015, Acta Cryst. D71, 136).
+    """
+    shells = np.arange(len(curve))
+    used = (shells > 0) & (frequency <= highest * (1 + 1e-6))
+    return float(np.average(curve[used], weights=3 * shells[used] ** 2 + 0.25)) if used.any() else 1.0
 
 
 def score(volume: np.ndarray, model: np.ndarray, mask: np.ndarray, rate: float) -> Scores:
