@@ -10,7 +10,9 @@ from deepemhancer_plugin.core.simulation.molecule import U_TO_B, Molecule, mask,
 
 TARGET_SCALE = 2.0      # the target is twice the potential: its 95th percentile inside a protein is about one
 DISORDER_IN_TARGET = 0.5  # share of the disorder and pose errors' B that the target keeps: not sharper than the data justify
-TARGET_MASK = 2.4       # A from an atom's centre to the edge of the target's tight mask
+TARGET_MASK = 2.4       # A from an atom's centre to the edge of the target's tight mask,
+WIDE_MASK = 7.4         # and of the wide one
+DISORDER_IN_SHARP = 0.2   # the same share for the target "sharp"
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,10 @@ def _noise(box: _Box, conditions: Conditions, direction: np.ndarray, rng: np.ran
     return noise
 
 
-def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int = 1) -> Simulated:
+def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int = 1, target: str = "tight") -> Simulated:
     """Half maps of `molecule` under `conditions`; the same seed gives the same maps.
+
+    `target`: "tight"; "wide": in a mask 5 A wider, with what lies around the molecule (a micelle); "sharp": with less of the disorder.
 
     The steps: rotation and sub-voxel shift; B factors from the file, disorder and alignment errors; scattering potential; bulk solvent and
     micelle; two independent noise fields with the amplitude of a back-projection, as strong as the signal of the molecule's volume demands for
@@ -172,7 +176,8 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
         occupancy = occupancy * np.where(flexible > np.quantile(flexible, rng.uniform(0.67, 0.9)), conditions.weak, 1.0)
     seen = replace(placed, b_factors=placed.b_factors + extra, occupancies=occupancy)
     observed = potential(seen, box.shape, rate, workers)
-    ideal = potential(replace(placed, b_factors=placed.b_factors + DISORDER_IN_TARGET * extra, occupancies=occupancy), box.shape, rate, workers)
+    kept = DISORDER_IN_SHARP if target == "sharp" else DISORDER_IN_TARGET
+    ideal = potential(replace(placed, b_factors=placed.b_factors + kept * extra, occupancies=occupancy), box.shape, rate, workers)
     model = potential(placed, box.shape, rate, workers)
 
     tight = box.smooth(mask(placed, box.shape, rate, TARGET_MASK), 1.5)
@@ -184,7 +189,10 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     signal -= conditions.solvent * mean_density * envelope  # the solvent itself is zero, as in a reconstruction
     if conditions.micelle > 0:
         belt = box.smooth(_micelle(box, placed, conditions, rng), 6.0)
-        signal += conditions.micelle * mean_density * belt * (1 - envelope)
+        belt = conditions.micelle * mean_density * belt * (1 - envelope)
+        signal += belt
+        if target == "wide":
+            ideal += box.forward(belt)
     spectrum = box.forward(signal)
 
     direction = Rotation.random(rng=rng).apply([1.0, 0.0, 0.0])
@@ -202,15 +210,16 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
         target_filter = target_filter * _cosine(box.k, 0.95 * cut, 1.1 * cut)
     halves = [box.back((spectrum + np.float32(level) * noise) * contrast) for noise in noises]
     noise_std = float(np.sqrt(sum(np.square(box.back(level * noise * contrast)).mean(dtype=np.float64) for noise in noises)) / 2)
-    target = box.back(ideal * target_filter) * tight * np.float32(TARGET_SCALE)
+    region = tight if target != "wide" else np.clip(box.smooth(mask(placed, box.shape, rate, WIDE_MASK), 6.0), 0, 1)
+    wanted = box.back(ideal * target_filter) * region * np.float32(TARGET_SCALE)
     if conditions.sphere:
         c = [(np.arange(n) - n // 2).astype(np.float32) ** 2 for n in box.shape]
         radius = np.sqrt(c[0][:, None, None] + c[1][None, :, None] + c[2][None, None, :])
         sphere = _cosine(radius, edge / 2 - 4, edge / 2 - 0.5)
         halves = [half * sphere for half in halves]
-        target *= sphere
+        wanted *= sphere
     # A grid cannot hold the sharpest atoms: the model map ends before Nyquist instead of ringing.
     model_map = box.back(model * _cosine(box.k, 0.42 / rate, 0.5 / rate))
-    half1, half2, target, model_map, tight = (np.ascontiguousarray(a, np.float32) for a in (*halves, target, model_map, tight))
+    half1, half2, wanted, model_map, tight = (np.ascontiguousarray(a, np.float32) for a in (*halves, wanted, model_map, tight))
     x, y, z = map(float, _middle(molecule) - shift - (edge // 2) * rate)
-    return Simulated(half1, half2, target, model_map, tight, placed, rate, noise_std, (x, y, z), seen)
+    return Simulated(half1, half2, wanted, model_map, tight, placed, rate, noise_std, (x, y, z), seen)
