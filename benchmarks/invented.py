@@ -1,0 +1,114 @@
+"""Detail that an embedded model might invent: from noise, beyond a low-pass, in the place of a removed chain, or by the map's orientation.
+
+    python benchmarks/invented.py [--structures DIR] [--weights FILE] [--maps N] [--average 1|4|24] [--output FILE.md]
+
+DIR: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins.
+"""
+import argparse
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from quality import molecules
+from scipy.spatial import cKDTree
+
+from deepemhancer_plugin.core import spectrum
+from deepemhancer_plugin.core.devices import select_devices
+from deepemhancer_plugin.core.embedded import load_embedded, load_file
+from deepemhancer_plugin.core.enhance import Options, enhance
+from deepemhancer_plugin.core.errors import MapWarning
+from deepemhancer_plugin.core.evaluation import soft_mask
+from deepemhancer_plugin.core.simulation import Conditions, Molecule, Simulated, simulate
+
+# Noise: exponent of its amplitude's growth with frequency, B factor in A^2, A/voxel, zero outside the sphere.
+NOISES = ((0.5, 80, 1.0, True), (0.5, 150, 1.3, True), (0.0, 40, 1.0, True), (-1.0, 0, 1.0, True), (-1.5, 80, 1.0, False), (1.0, 150, 1.0, False),
+          (0.5, 0, 1.0, True), (-2.0, 0, 1.0, True), (0.0, 250, 1.3, False))
+CUTS = (5.0, 8.0)
+
+
+def without_a_part(molecule: Molecule) -> tuple[Molecule, np.ndarray]:
+    """The molecule without the fifth of its atoms that lies farthest along its longest axis, and where those were (n, 3)."""
+    centred = molecule.positions - molecule.positions.mean(0)
+    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+    gone = along > np.quantile(along, 0.8)
+    return molecule[~gone], molecule.positions[gone]
+
+
+def mean_at(volume: np.ndarray, positions: np.ndarray) -> float:
+    """Mean of a map at 1 A/voxel over the voxels nearest to positions x, y, z in A."""
+    z, y, x = np.round(positions[:, ::-1]).astype(int).T
+    return float(volume[z, y, x].mean())
+
+
+def main() -> int:
+    p = argparse.ArgumentParser()
+    p.add_argument("--structures")
+    p.add_argument("--weights")
+    p.add_argument("--maps", type=int, default=3, help="molecules for each question but noise")
+    p.add_argument("--average", type=int, default=1)
+    p.add_argument("--output")
+    a = p.parse_args()
+    where = select_devices(None)
+    model = load_file(a.weights) if a.weights else load_embedded("tightTarget")
+    warnings.simplefilter("ignore", MapWarning)
+
+    def run(maps: list[np.ndarray], rate: float = 1.0) -> np.ndarray:
+        return enhance([m.copy() for m in maps], rate, model, where, Options(average=a.average)).data
+
+    def halves(made: Simulated) -> list[np.ndarray]:
+        return [made.half1, made.half2]
+
+    chosen = sorted(molecules(a.structures), key=lambda m: len(m[1]))
+    chosen = [chosen[int(i)] for i in np.linspace(0, len(chosen) * 0.6, a.maps)]
+    lines = ["## Noise alone, as a single map", "",
+             "99.9th percentile and maximum of the output, in percent of the 95th percentile inside a protein.", "",
+             "| amplitude ~ frequency^ | B (A^2) | A/voxel | outside the sphere | 99.9th percentile (%) | maximum (%) |",
+             "|---|---|---|---|---|---|"]
+    worst = 0.0
+    for i, (exponent, b, rate, sphere) in enumerate(NOISES):
+        made = simulate(chosen[0][1], Conditions(resolution=3.5, noise_exponent=exponent, b_factor=b, sampling_rate=rate, box=int(96 / rate),
+                                                 sphere=sphere), i)
+        out = run([(made.half1 - made.half2) / 2], rate) / np.percentile(made.target[made.mask > 0.5], 95) * 100
+        worst = max(worst, float(np.percentile(out, 99.9)))
+        lines.append(f"| {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {np.percentile(out, 99.9):.1f} | {out.max():.1f} |")
+        print(lines[-1], flush=True)
+    lines += ["", f"Largest 99.9th percentile: {worst:.1f} %.", "", "## Low-passed half maps", "",
+              "FSC of the output with the model's own map, in its soft mask: where it falls under 0.5, and its largest value from 1.2 times the "
+              "cut's frequency on.", "", "| map | cut (A) | FSC-0.5 (A) | largest FSC beyond |", "|---|---|---|---|"]
+    for name, molecule in chosen:
+        for cut in CUTS:
+            made = simulate(molecule, Conditions(resolution=3.0, low_pass=cut), 1)
+            mask = soft_mask(made.model, 1.0)
+            frequency, curve = spectrum.fsc(run(halves(made)) * mask, made.model * mask)
+            lines.append(f"| {name} | {cut:g} | {spectrum.resolution(frequency, curve, 0.5):.2f} | {curve[frequency > 1.2 / cut].max():.2f} |")
+            print(lines[-1], flush=True)
+    lines += ["", "## A part removed from the data", "",
+              "A fifth of the molecule at one end is missing in the half maps: mean of the output where its atoms (over 5 A from the others) "
+              "would be, in percent of the mean at the atoms that are there.", "", "| map | percent |", "|---|---|"]
+    for name, molecule in chosen:
+        rest, gone = without_a_part(molecule)
+        made = simulate(rest, replace(Conditions(resolution=3.5), random_pose=False, margin=40.0), 2)
+        shift = made.molecule.positions[0] - rest.positions[0]
+        far = gone[cKDTree(rest.positions).query(gone)[0] > 5] + shift
+        far = far[np.all((far > 0) & (far < made.half1.shape[0] - 1), axis=1)]
+        out = run(halves(made))
+        lines.append(f"| {name} | {100 * mean_at(out, far) / mean_at(out, made.molecule.positions):.2f} |")
+        print(lines[-1], flush=True)
+    lines += ["", "## A rotated input", "", "Correlation of the output with the rotated-back output of the input rotated by 90 degrees.", "",
+              "| map | correlation |", "|---|---|"]
+    for name, molecule in chosen:
+        made = simulate(molecule, Conditions(resolution=3.5), 3)
+        plain, turned = run(halves(made)), run([np.rot90(h, 1, (0, 2)) for h in halves(made)])
+        lines.append(f"| {name} | {np.corrcoef(plain.ravel(), np.rot90(turned, -1, (0, 2)).ravel())[0, 1]:.4f} |")
+        print(lines[-1], flush=True)
+    text = (f"# Invented detail: {model.name}{f', averaged over {a.average} orientations' if a.average > 1 else ''}\n\n"
+            + "\n".join(lines) + "\n")
+    if a.output:
+        Path(a.output).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
