@@ -21,11 +21,13 @@ from deepemhancer_plugin.core.progress import Progress
 # Sub-commands: where each one's function (arguments) -> exit status is, imported when it is called.
 COMMANDS = {name: ("deepemhancer_plugin.core.commands", name) for name in ("demo", "simulate", "train", "download")}
 COMMANDS |= {"evaluate": ("deepemhancer_plugin.core.evaluation.command", "main")}
+COMMANDS |= {"oversharpening": ("deepemhancer_plugin.core.localres.oversharpening_command", "main")}
 EPILOG = """sub-commands (each with its own -h):
   deepemhancer demo        enhance simulated half maps of a synthetic protein
   deepemhancer simulate    half maps and target from an atomic model
   deepemhancer train       train the embedded network on atomic models
   deepemhancer evaluate    how good maps are, by their half maps and by an atomic model
+  deepemhancer oversharpening  whether a map claims more detail than its half maps support
   deepemhancer download    fetch the authors' (official) checkpoints
 
 exit status: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 143 terminated"""
@@ -60,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
                    help="average over so many orientations of each window: so many times slower, less dependent on the map's orientation")
     p.add_argument("--sym", metavar="GROUP", help="average the enhanced map over a point group in RELION's conventions: C4, D2, T, O, I, I1 ...")
     p.add_argument("--helical", nargs=2, type=float, metavar=("RISE", "TWIST"), help="the same over a helix along z: rise in A, twist in degrees")
+    p.add_argument("--trust", action="store_true", help="also say in how much of the output it claims more detail than the half maps support")
     p.add_argument("--report", metavar="FILE", help="JSON report to write (default: beside the map, its name with .json)")
     p.add_argument("--download", nargs="?", const="", metavar="DIR", help="the same as `deepemhancer download [DIR]`")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -147,6 +150,8 @@ def _enhance(arguments: list[str]) -> int:
         return commands.download([a.download] if a.download else [])
     if not a.inputMap or not a.outputMap:
         p.error("the input map (-i) and the output map (-o) are needed")
+    if a.trust and not a.halfMap2:
+        p.error("--trust compares the output with the half maps: the second one (-i2) is needed")
     if a.noiseStats and a.noise == "classic":
         p.error("--noiseStats and --noise classic exclude each other")
     if a.sym and a.helical:
@@ -175,6 +180,10 @@ def _enhance(arguments: list[str]) -> int:
               "box": list(result.data.shape), "origin": list(volume.origin), "inputs": [os.path.abspath(f) for f in (a.inputMap, a.halfMap2) if f],
               "output": os.path.abspath(a.outputMap), "warnings": messages, "memory_mb": _peak_memory(),
               "seconds": round(time.perf_counter() - started, 1)}
+    if a.trust:
+        from deepemhancer_plugin.core.localres.oversharpening_command import trust
+
+        report["trust"] = interruptible(lambda: trust(replace(volume, data=result.data), (a.inputMap, a.halfMap2), a.samplingRate, a.mask, where))
     _write_text(_report_path(a), json.dumps(report, indent=1) + "\n")
     if report["cleaning"]:
         c = report["cleaning"]

@@ -72,11 +72,20 @@ def local_fsc(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.ndarra
 
 
 def default_window(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.ndarray) -> float:
-    """Diameter in A: seven times the resolution where the halves' FSC in the mask (its edge softened) falls under 0.5; at most half the box."""
+    """Diameter in A: seven times the resolution where the halves' FSC in the mask falls under 0.5; at most half the box."""
+    resolution = spectrum.resolution(*masked_fsc(half1, half2, rate, mask), 0.5)
+    return max(min(WINDOW * resolution, min(half1.shape) * rate / 2), LEAST_WINDOW * rate)
+
+
+def masked_fsc(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """FSC of the halves in a mask that gets a cosine edge of five voxels: frequencies in 1/A and the curve, as `spectrum.fsc`.
+
+    Whitened before they are masked, so that the mask does not carry what agrees into finer shells (see `_whitening`).
+    """
     away = ndimage.distance_transform_edt(~mask).astype(np.float32)
     soft = 0.5 + 0.5 * np.cos(np.pi * np.clip(away / 5, 0, 1))
-    resolution = spectrum.resolution(*spectrum.fsc(half1 * soft, half2 * soft, rate), 0.5)
-    return max(min(WINDOW * resolution, min(half1.shape) * rate / 2), LEAST_WINDOW * rate)
+    gain = _whitening(half1, half2, rate)
+    return spectrum.fsc(*(_filtered(half, gain, rate) * soft for half in (half1, half2)), rate)
 
 
 def soft_sphere(edge: int) -> np.ndarray:
