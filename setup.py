@@ -26,6 +26,7 @@ setup(
     extras_require={"inference": lines("deepemhancer_plugin/requirements-inference.txt")},
     entry_points={
         "pyworkflow.plugin": ["deepemhancer_plugin = deepemhancer_plugin"],
-        "console_scripts": ["deepemhancer = deepemhancer_plugin.core.cli:main"],
+        "console_scripts": ["deepemhancer = deepemhancer_plugin.core.cli:main",
+                            "deepemhancer-relion = deepemhancer_plugin.core.relion.command:entry"],
     },
 )

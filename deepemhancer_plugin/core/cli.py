@@ -21,12 +21,14 @@ from deepemhancer_plugin.core.progress import Progress
 # Sub-commands: where each one's function (arguments) -> exit status is, imported when it is called.
 COMMANDS = {name: ("deepemhancer_plugin.core.commands", name) for name in ("demo", "simulate", "train", "download")}
 COMMANDS |= {"evaluate": ("deepemhancer_plugin.core.evaluation.command", "main")}
+COMMANDS |= {"relion": ("deepemhancer_plugin.core.relion.command", "main")}
 COMMANDS |= {"oversharpening": ("deepemhancer_plugin.core.localres.oversharpening_command", "main")}
 EPILOG = """sub-commands (each with its own -h):
   deepemhancer demo        enhance simulated half maps of a synthetic protein
   deepemhancer simulate    half maps and target from an atomic model
   deepemhancer train       train the embedded network on atomic models
   deepemhancer evaluate    how good maps are, by their half maps and by an atomic model
+  deepemhancer relion      enhance inside RELION's refinement, as its external reconstruction
   deepemhancer oversharpening  whether a map claims more detail than its half maps support
   deepemhancer download    fetch the authors' (official) checkpoints
 

@@ -22,6 +22,7 @@ class Conditions:
     micelle_height, micelle_width   half height of the belt, and its width beyond the molecule
     copies           copies of the molecule around a point-group axis C_n, in contact with each other
     weak             occupancy of a tenth to a third of the molecule at one end
+    noise            its strength relative to what `resolution` asks for; 0: none, two equal halves
     noise_exponent   amplitude of the noise ~ |k|^noise_exponent; 0.5 is back-projection's
     preferred        0-1, how much the views crowd around one direction: more noise along the directions seen least
     low_pass         cut of both halves (None: none), as a filter applied afterwards
@@ -49,6 +50,7 @@ class Conditions:
     centred: bool = True
     sphere: bool = True
     random_pose: bool = True
+    noise: float = 1.0
 
 
 def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128), typical: bool = False) -> Conditions:

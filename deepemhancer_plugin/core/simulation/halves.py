@@ -200,7 +200,7 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     # FSC = SNR / (1 + SNR) = 0.143 for one half: the noise's power in the molecule's volume is six times the signal's there.
     fraction = float(hull.mean())
     frequency = min(1 / conditions.resolution, 0.45 / rate)
-    level = np.sqrt((1 - 0.143) / 0.143 * box.power_near(observed, frequency) / fraction / box.power_near(noises[0], frequency))
+    level = conditions.noise * np.sqrt((1 - 0.143) / 0.143 * box.power_near(observed, frequency) / fraction / box.power_near(noises[0], frequency))
 
     contrast = np.exp(-conditions.b_factor / 4 * box.square)
     target_filter = _cosine(box.k, frequency, 1.2 * frequency)
