@@ -35,7 +35,8 @@ def protein():
 
 
 def frequencies(shape):
-    return np.sqrt(sum(np.square(g) for g in np.meshgrid(np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2]), indexing="ij")))
+    axes = np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2])
+    return np.sqrt(sum(np.square(g) for g in np.meshgrid(*axes, indexing="ij")))
 
 
 def cut(volume, at=0.3):

@@ -2,23 +2,30 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from small_network import SMALL
 
-from deepemhancer_plugin.core.networks import load_weights
+from deepemhancer_plugin.core.embedded import FOLDER, load_file
+from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.networks import PUBLISHED, Architecture, build, load_weights, save_weights
 from deepemhancer_plugin.core.orientations import rotated
 from deepemhancer_plugin.core.simulation import from_structure
 from deepemhancer_plugin.core.synthetic import build_protein
-from deepemhancer_plugin.core.training.cubes import cubes, volume
+from deepemhancer_plugin.core.training import cubes as cubes_module
+from deepemhancer_plugin.core.training import train as train_module
+from deepemhancer_plugin.core.training.cubes import Mixed, Simulation, Task, cubes, volume
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.pool import Pool, _corrupt
-from deepemhancer_plugin.core.training.train import Settings, Trainer, learning_rate
+from deepemhancer_plugin.core.training.train import PUBLISHED_SETTINGS, Settings, Trainer, learning_rate, plateau
 
 EDGE = 16
 TINY = Settings(architecture=SMALL, edges=(EDGE,), batch=2, steps=40, rate=3e-3, warmup=5, precision="float32", average=0.8,
@@ -42,7 +49,9 @@ def molecule():
 @pytest.fixture(scope="module")
 def samples(molecule):
     """Cubes of one molecule that hold some of it."""
-    inputs, targets = cubes(molecule, np.random.default_rng(5), 12, EDGE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cubes_module, "NOISE_ONLY", 0.0)
+        inputs, targets = cubes(molecule, np.random.default_rng(5), 12, EDGE)
     full = np.abs(targets).max((1, 2, 3, 4)) > 0.1
     assert full.sum() >= 4
     return inputs[full], targets[full]
@@ -54,7 +63,7 @@ class FixedPool:
     def __init__(self, samples):
         self.samples = samples
 
-    def batch(self, count, edge, rng):
+    def batch(self, count, edge, rng, blur=0.0):
         return self.samples[0][:count], self.samples[1][:count]
 
     def filled(self):
@@ -77,6 +86,16 @@ def test_learning_rate_follows_the_clock_when_it_is_ahead():
     settings = Settings(steps=1000, minutes=60, warmup=1, rate=1.0)
     assert learning_rate(settings, 10, 30) == pytest.approx(0.505)
     assert learning_rate(settings, 500, 3) == pytest.approx(0.505)
+
+
+def test_without_a_warm_up_the_rate_begins_at_its_peak():
+    assert learning_rate(Settings(steps=1000, warmup=0, rate=2.0), 0, 0) == 2.0
+
+
+def test_plateau_halves_after_five_validations_without_a_new_best():
+    assert plateau([]) == plateau([3, 2, 1, 0.5]) == plateau([1, 2, 2, 2, 2]) == 1
+    assert plateau([1, 2, 2, 2, 2, 1]) == plateau([1, 2, 2, 2, 2, 2, 0.5, 3]) == 0.5
+    assert plateau([1] * 11) == 0.25
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- loss
@@ -116,6 +135,14 @@ def test_loss_is_the_mean_absolute_error_and_the_fsc():
     assert float(Loss(0.5)(target, other)) == pytest.approx(expected, rel=1e-3)
 
 
+def test_gradient_term_is_the_mean_error_of_the_differences_of_neighbours():
+    target, prediction = (np.random.default_rng(i).standard_normal((2, 6, 6, 6, 1)).astype(np.float32) for i in range(2))
+    error = (target - prediction)[..., 0].astype(np.float64)
+    expected = np.abs(error).mean() + 0.3 * np.mean([np.abs(np.diff(error, axis=axis)).mean() for axis in (1, 2, 3)])
+    assert float(Loss(0.0, 0.3)(target, prediction)) == pytest.approx(expected, rel=1e-5)
+    assert float(Loss(0.0, 0.3)(target, target + 1)) == pytest.approx(1, rel=1e-5)  # a constant has no gradient
+
+
 # --------------------------------------------------------------------------------------------------------------------------- cubes
 
 def test_rotations_are_the_24_proper_ones():
@@ -132,7 +159,8 @@ def test_rotations_are_the_24_proper_ones():
     assert len(found) == 24
 
 
-def test_a_simulated_map_and_its_cubes(molecule):
+def test_a_simulated_map_and_its_cubes(molecule, monkeypatch):
+    monkeypatch.setattr(cubes_module, "NOISE_ONLY", 0.0)
     inputs, target, atoms = volume(molecule, np.random.default_rng(5), (96, 100))
     assert inputs.shape == (*target.shape, 2) and all(95 <= n <= 101 for n in target.shape)
     z, y, x = np.round(atoms).astype(int).T
@@ -142,6 +170,93 @@ def test_a_simulated_map_and_its_cubes(molecule):
     assert np.isfinite(xs).all() and np.isfinite(ys).all()
     again = cubes(molecule, np.random.default_rng(5), 3, 24)
     np.testing.assert_array_equal(xs, again[0])
+
+
+def drawn(molecule, task, seed, monkeypatch, micelle=0.5):
+    """A simulated map of the given task with a micelle around the molecule, and the conditions that it was simulated under."""
+    monkeypatch.setattr(cubes_module, "NOISE_ONLY", 0.0)
+    seen = []
+    random_conditions, simulate = cubes_module.random_conditions, cubes_module.simulate
+
+    def conditions(*arguments):
+        return replace(random_conditions(*arguments), micelle=micelle, micelle_width=10.0, low_pass=None, weak=1.0)
+
+    def simulated(molecule, conditions, seed, target):
+        seen.append(conditions)
+        return simulate(molecule, conditions, seed, target=target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cubes_module, "random_conditions", conditions)
+        patch.setattr(cubes_module, "simulate", simulated)
+        return *volume(molecule, np.random.default_rng(seed), (96, 100), task), seen[0]
+
+
+@pytest.mark.parametrize("micelle", [0.5, 0.0])
+def test_wide_target_is_the_tight_one_and_what_surrounds_it(molecule, monkeypatch, micelle):
+    (inputs, tight, atoms, _), (same, wide, _, _) = (drawn(molecule, Task(target=target), 3, monkeypatch, micelle) for target in ("tight", "wide"))
+    np.testing.assert_array_equal(inputs, same)
+    free = np.ones(tight.shape, bool)
+    free[tuple(np.round(atoms).astype(int).T)] = False
+    away = ndimage.distance_transform_edt(free)
+    shell = (away > 5) & (away < 7)  # beyond the tight mask, in the wide one
+    assert np.abs(tight[shell]).max() < 0.03 and np.abs(wide[away > 11]).max() < 0.03
+    assert wide[shell].mean() > 0.02 if micelle else abs(wide[shell].mean()) < 0.01
+    assert np.corrcoef(tight[away < 1.5], wide[away < 1.5])[0, 1] > 0.95
+
+
+def test_sharp_target_is_of_maps_better_than_4_a_and_sharper(molecule, monkeypatch):
+    for seed in range(3):
+        _, _, _, conditions = drawn(molecule, Task(target="sharp"), seed, monkeypatch)
+        assert conditions.resolution <= 4 and 2.5 * conditions.sampling_rate <= 1.001 * conditions.resolution
+        assert 95 <= conditions.box * conditions.sampling_rate <= 104 and conditions.low_pass is None
+    from deepemhancer_plugin.core.simulation import Conditions, simulate
+
+    at = Conditions(resolution=2.5, box=64, disorder=150.0)
+    tight, sharp = (simulate(molecule, at, 0, target=target) for target in ("tight", "sharp"))
+    np.testing.assert_array_equal(tight.half1, sharp.half1)
+    fine = spectrum_from(2.5, 4.0, 64)
+    power = [np.square(np.abs(np.fft.fftn(s.target)[fine])).mean() for s in (tight, sharp)]
+    assert power[1] > 1.1 * power[0]
+
+
+def spectrum_from(finest, coarsest, n):
+    """Coefficients of a box of n voxels of 1 A between two resolutions in A."""
+    k = np.sqrt(sum(np.square(g) for g in np.meshgrid(*[np.fft.fftfreq(n)] * 3, indexing="ij")))
+    return (k > 1 / coarsest) & (k < 1 / finest)
+
+
+def test_masked_input_is_blank_outside_of_a_mask_about_the_molecule(molecule, monkeypatch):
+    inputs, target, atoms, _ = drawn(molecule, Task(masked=True), 4, monkeypatch)
+    plain, same, _, _ = drawn(molecule, Task(), 4, monkeypatch)
+    assert inputs.shape == plain.shape and np.array_equal(same, target)
+    blank = np.abs(inputs[..., 0]) < 0.02 * np.abs(inputs[..., 0]).max()
+    z, y, x = np.round(atoms).astype(int).T
+    assert 0.5 < blank.mean() and blank[z, y, x].mean() < 0.2 and np.abs(plain[blank, 0]).mean() > 0.03
+    assert (np.abs(target[blank]) > 0.3).sum() < 0.05 * (np.abs(target) > 0.3).sum()
+
+
+def test_mixed_sources_are_drawn_by_their_share():
+    class Constant:
+        def __init__(self, value, length):
+            self.value, self.length = value, length
+
+        def __len__(self):
+            return self.length
+
+        def draw(self, rng):
+            return int(rng.integers(self.length))
+
+        def cubes(self, entry, rng, count, edge):
+            assert 0 <= entry < self.length
+            return np.full((count, edge, edge, edge, 1), self.value), np.full((count, edge, edge, edge, 1), entry)
+
+    mixed, rng = Mixed(Constant(1, 3), Constant(2, 7), 0.3), np.random.default_rng(0)
+    drawn = [mixed.cubes(mixed.draw(rng), rng, 1, 2) for _ in range(2000)]
+    values, entries = (np.array([d[i].flat[0] for d in drawn]) for i in range(2))
+    assert (values == 2).mean() == pytest.approx(0.3, abs=0.04)
+    assert set(entries[values == 1]) == set(range(3)) and set(entries[values == 2]) == set(range(7))
+    in_turn = [mixed.cubes(i, rng, 1, 2)[0].flat[0] for i in range(len(mixed))]
+    assert in_turn == [1, 2] * 7  # a validation set sees both
 
 
 @pytest.mark.parametrize("edge", [8, 16, 32])
@@ -164,7 +279,8 @@ import numpy as np
 from deepemhancer_plugin.core.simulation import from_structure
 from deepemhancer_plugin.core.synthetic import build_protein
 from deepemhancer_plugin.core.training.pool import Pool
-with Pool([from_structure(build_protein())[:200]], 8, 32, 2, 1, 0) as pool:
+from deepemhancer_plugin.core.training.cubes import Simulation
+with Pool(Simulation([from_structure(build_protein())[:200]]), 8, 32, 2, 1, 0) as pool:
     pool.wait(8)
     processes = pool._processes
     assert all(p.is_alive() for p in processes) and pool.filled() >= 8
@@ -187,7 +303,7 @@ def test_pool_gives_cubes_and_leaves_no_process():
 
 def test_batches_are_parts_of_the_cubes_turned():
     """Without processes: the pool's memory filled by hand."""
-    pool = Pool([], 8, 12, 1, 1, 0)
+    pool = Pool(Simulation([]), 8, 12, 1, 1, 0)
     values = np.arange(12**3, dtype=np.float16).reshape(12, 12, 12, 1) / 2
     pool.inputs[:], pool.targets[:], pool.version[:] = values, values + 1, 2
     parts = {tuple(rotated(values[a:a + 10, b:b + 10, c:c + 10], i).ravel()[:200]) for i in range(24)
@@ -198,8 +314,18 @@ def test_batches_are_parts_of_the_cubes_turned():
     assert all(tuple(inputs[i].ravel()[:200]) in parts for i in same) and len({float(inputs[i, 0, 0, 0, 0]) for i in same}) > 10
 
 
+def test_blur_takes_detail_from_some_inputs_and_none_from_the_targets():
+    pool = Pool(Simulation([]), 8, 16, 1, 1, 0)
+    pool.inputs[:] = pool.targets[:] = np.random.default_rng(0).standard_normal((8, 16, 16, 16, 1))
+    pool.version[:] = 2
+    inputs, targets = pool.batch(40, 16, np.random.default_rng(0), blur=0.5)
+    assert targets.astype(np.float32).std((1, 2, 3, 4)).min() > 0.9
+    blurred = inputs.astype(np.float32).std((1, 2, 3, 4)) < 0.7
+    assert 8 <= blurred.sum() <= 32
+
+
 def test_a_dead_worker_is_noticed(molecule):
-    with Pool([molecule], 8, 32, 2, 1, 0) as pool:
+    with Pool(Simulation([molecule]), 8, 32, 2, 1, 0) as pool:
         pool._processes[0].kill()
         pool._processes[0].join()
         with pytest.raises(RuntimeError, match="died"):
@@ -283,3 +409,107 @@ def test_a_loss_that_is_no_number_stops_the_training(samples, tmp_path):
     with pytest.raises(FloatingPointError, match=r"nan at step [12];"):
         trainer.run(FixedPool(broken), (samples[0][:2], samples[1][:2]), lambda entry: None)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no checkpoint", "truncated", "flipped", "other network"])
+def test_a_damaged_checkpoint_is_an_error_in_one_line(trained, tmp_path, damage):
+    path, content = tmp_path / "checkpoint.npz", bytearray((trained[2] / "checkpoint.npz").read_bytes())
+    if damage == "truncated":
+        content = content[:len(content) // 2]
+    elif damage == "flipped":
+        content[len(content) // 3] ^= 0x55
+    elif isinstance(damage, bytes):
+        content = bytearray(damage)
+    path.write_bytes(content)
+    settings = replace(TINY, architecture=replace(SMALL, widths=(4, 8, 4))) if damage == "other network" else TINY
+    with pytest.raises(InputError, match="another network" if damage == "other network" else "damaged") as caught:
+        Trainer(settings, tmp_path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_of_another_architecture_cannot_be_started_from(trained, tmp_path):
+    with pytest.raises(InputError, match=r"weights\.npz: weights of another network"):
+        Trainer(replace(TINY, architecture=replace(SMALL, channels=1)), tmp_path, start=trained[2] / "weights.npz")
+
+
+def test_what_a_thread_of_batches_raises_arrives_at_once():
+    def make(rng):
+        raise KeyError("a broken pool")
+
+    batches = train_module._Prefetch(make, [0], 2)
+    started = time.monotonic()
+    with pytest.raises(KeyError, match="a broken pool"):
+        batches.get()
+    batches.close()
+    assert time.monotonic() - started < 5
+
+
+def test_plateau_goes_on_where_a_resumed_training_was(samples, tmp_path):
+    """Three validations that get no better, a stop, three more: the rate is halved once, as without the stop."""
+    class Trap(Trainer):
+        def validate(self, inputs, targets):
+            return {"mae": 1.0, "fsc": 0.0, "cc": 0.0, "noise": 0.0}
+
+    rates = []
+    for steps in (6, 14):
+        trainer = Trap(replace(TINY, steps=steps, validate_every=2), tmp_path)
+        trainer.run(FixedPool(samples), (samples[0][:1], samples[1][:1]), lambda entry: rates.append((entry["step"], entry["rate"])))
+    assert dict(rates)[12] == TINY.rate and dict(rates)[14] == TINY.rate / 2
+
+
+# ---------------------------------------------------------------------------------------------------------- architectures and commands
+
+VARIANTS = [Architecture(channels=1, widths=(4, 8), blocks=(1, 1), norm="none", entrance=1), replace(SMALL, norm="group"),
+            replace(PUBLISHED, widths=(4, 8), blocks=(1, 1))]
+
+
+@pytest.mark.parametrize("architecture", VARIANTS, ids=["entrance 1", "group", "published"])
+def test_every_architecture_trains_and_comes_back_from_its_file(architecture, samples, tmp_path):
+    settings = replace(TINY, architecture=architecture, steps=4, validate_every=4, **{"average": 0.0} if architecture.kind == "published" else {})
+    mine = (samples[0][..., :architecture.channels], samples[1])
+    trainer = Trainer(settings, tmp_path)
+    before = variables(trainer)
+    trainer.run(FixedPool(mine), (mine[0][:1], mine[1][:1]), lambda entry: None)
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(before, variables(trainer), strict=True))
+    model = load_file(str(tmp_path / "weights.npz"))
+    assert model.architecture == architecture and model.stride == (16 if architecture.kind == "published" else 48)
+    cube = mine[0][:1].astype(np.float32)
+    expected = np.asarray(trainer.network.model(cube))[..., 0]
+    if architecture.kind == "published":  # without an average the weights in the file are the last ones
+        np.testing.assert_allclose(model.predictor()(cube), expected, atol=0.02 * max(1.0, np.abs(expected).max()))
+
+
+def test_the_published_network_is_the_published_one():
+    """Seven blocks (three down, the bottom, three up) of three convolutions with group normalisation and PReLU; 168 GFLOP a window of 64^3."""
+    from keras import layers
+
+    model = build(PUBLISHED).model
+    kinds = [type(layer) for layer in model.layers]
+    assert kinds.count(layers.GroupNormalization) == kinds.count(layers.PReLU) == 21
+    assert {layer.filters for layer in model.layers if isinstance(layer, layers.Conv3D)} == {32, 64, 128, 1}
+    grids = {"down": (64, 32, 16), "reduce": (32, 16, 8), "bottom": (0, 0, 8), "up": (64, 32, 16), "expand": (32, 16, 8)}
+    operations = 0
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv3D | layers.Conv3DTranspose) and layer.name != "last":
+            way, level = re.match(r"([a-z]+)(\d)", layer.name).groups()
+            operations += 2 * grids[way][int(level)] ** 3 * np.prod(layer.kernel.shape)
+    assert operations == pytest.approx(168e9, rel=0.01)
+    assert PUBLISHED.stride == 8 and not PUBLISHED.compressed
+    settings = Settings(**PUBLISHED_SETTINGS)
+    assert (settings.batch, settings.rate, settings.schedule, settings.fsc_weight, settings.edges) == (8, 1e-3, "plateau", 0.0, (64,))
+
+
+def test_an_older_file_has_the_defaults(tmp_path):
+    import json as text
+
+    old = {"channels": 2, "widths": [4, 8, 8], "blocks": [1, 1, 1], "norm": "layer"}
+    assert Architecture.from_dict(old) == SMALL
+    assert load_file(str(FOLDER / "tightTarget.npz")).architecture == Architecture()
+    for name, value in (("norm", "batch"), ("entrance", 3), ("kind", "other"), ("normalization", "min"), ("blocks", [1, 1])):
+        save_weights(tmp_path / "w.npz", build(SMALL), {})
+        with np.load(tmp_path / "w.npz") as data:
+            arrays = dict(data)
+        arrays["architecture"] = text.dumps(old | {name: value})
+        np.savez(tmp_path / "w.npz", **arrays)
+        with pytest.raises(InputError, match=rf"w\.npz.*{name}"):
+            load_file(str(tmp_path / "w.npz"))

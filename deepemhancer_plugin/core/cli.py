@@ -19,16 +19,20 @@ from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.progress import Progress
 
 # Sub-commands: where each one's function (arguments) -> exit status is, imported when it is called.
-COMMANDS = {name: ("deepemhancer_plugin.core.commands", name) for name in ("demo", "simulate", "train", "download")}
+COMMANDS = {name: ("deepemhancer_plugin.core.commands", name) for name in ("demo", "simulate", "download")}
 COMMANDS |= {"evaluate": ("deepemhancer_plugin.core.evaluation.command", "main")}
 COMMANDS |= {"relion": ("deepemhancer_plugin.core.relion.command", "main")}
+COMMANDS |= {name: ("deepemhancer_plugin.core.training.command", name.replace("-", "_")) for name in ("train", "fine-tune")}
+COMMANDS |= {"localres": ("deepemhancer_plugin.core.localres.command", "main"), "localres-train": ("deepemhancer_plugin.core.localres.command", "train")}
 COMMANDS |= {"oversharpening": ("deepemhancer_plugin.core.localres.oversharpening_command", "main")}
 EPILOG = """sub-commands (each with its own -h):
   deepemhancer demo        enhance simulated half maps of a synthetic protein
   deepemhancer simulate    half maps and target from an atomic model
-  deepemhancer train       train the embedded network on atomic models
+  deepemhancer train       train a network on atomic models, or on half maps with fitted models
+  deepemhancer fine-tune   train on from the embedded weights, for maps of one's own
   deepemhancer evaluate    how good maps are, by their half maps and by an atomic model
   deepemhancer relion      enhance inside RELION's refinement, as its external reconstruction
+  deepemhancer localres    local resolution of a map, by deep learning
   deepemhancer oversharpening  whether a map claims more detail than its half maps support
   deepemhancer download    fetch the authors' (official) checkpoints
 

@@ -1,7 +1,5 @@
 """The sub-commands of `deepemhancer`: arguments, files and words around the functions that do the work."""
 import argparse
-import csv
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -78,78 +76,6 @@ def simulate(arguments: Sequence[str]) -> int:
         _log(f"wrote {output}")
     _log(f"noise of the halves' mean: standard deviation {made.noise_std:.4g}")
     return 0
-
-
-def train(arguments: Sequence[str]) -> int:
-    """`deepemhancer train --structures DIR -o DIR`"""
-    p = argparse.ArgumentParser("deepemhancer train", description="Train the embedded network on half maps simulated on the fly. Stopped "
-                                "and run again, it goes on from its checkpoint.")
-    p.add_argument("--structures", required=True, metavar="DIR", help="atomic models (PDB, mmCIF, .gz); index.tsv with columns file and split "
-                   "(train, validation, test) if there is one, else a tenth of the files is held out")
-    p.add_argument("-o", "--output", required=True, metavar="DIR", help="for weights.npz, checkpoint.npz, history.json, loss.png")
-    p.add_argument("--steps", type=int, default=20000)
-    p.add_argument("--minutes", type=float, default=float("inf"), help="stop after that many minutes, earlier runs included")
-    p.add_argument("--batch", type=int, default=8, help="cubes of the smallest edge a step (default: %(default)s)")
-    p.add_argument("--edges", default="64,96,128", help="edges of the cubes in voxels, multiples of 16 (default: %(default)s)")
-    p.add_argument("--rate", type=float, default=6e-4, help="peak learning rate (default: %(default)s)")
-    p.add_argument("--schedule", choices=["cosine", "plateau"], default="cosine")
-    p.add_argument("--fscWeight", type=float, default=0.05, help="of the FSC term beside the mean absolute error (default: %(default)s)")
-    p.add_argument("--pool", type=int, default=200, help="cubes held in memory (default: %(default)s)")
-    p.add_argument("--workers", type=int, default=1, help="processes that simulate (default: %(default)s)")
-    p.add_argument("--precision", default="mixed_bfloat16", choices=["float32", "mixed_bfloat16", "mixed_float16"])
-    p.add_argument("--start", metavar="FILE", help="weights to start from instead of random ones")
-    p.add_argument("--validateEvery", type=int, default=1000, help="steps (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0)
-    a = p.parse_args(arguments)
-    edges = tuple(int(e) for e in a.edges.split(",") if e.strip().isdigit())
-    if not edges or any(e < 32 or e % 16 for e in edges):
-        raise InputError(f"--edges {a.edges}: multiples of 16 from 32 on, with commas between, are right")
-    for name, low in (("steps", 1), ("minutes", 0.01), ("batch", 1), ("rate", 1e-9), ("pool", 8), ("workers", 1), ("validateEvery", 1)):
-        if not getattr(a, name) >= low:
-            raise InputError(f"--{name} {getattr(a, name)}: at least {low} is needed")
-    from deepemhancer_plugin.core.simulation import read_molecule
-    from deepemhancer_plugin.core.training.plot import plot_history
-    from deepemhancer_plugin.core.training.train import Settings
-    from deepemhancer_plugin.core.training.train import train as run
-
-    folder = _folder(a.output)
-    files = _split(Path(a.structures))
-    _log(f"{len(files['train'])} structures to train on, {len(files['validation'])} held out")
-    molecules = {split: [read_molecule(f) for f in files[split]] for split in ("train", "validation")}
-    settings = Settings(edges=edges, batch=a.batch, steps=a.steps, minutes=a.minutes, rate=a.rate, schedule=a.schedule, fsc_weight=a.fscWeight,
-                        pool=a.pool, workers=a.workers, precision=a.precision, validate_every=a.validateEvery, seed=a.seed)
-
-    def report(entry: dict) -> None:
-        share = max(entry["step"] / a.steps, entry["minutes"] / a.minutes)
-        _log(f"step {entry['step']}, {entry['minutes']:.1f} min, about {entry['minutes'] * (1 / max(share, 1e-6) - 1):.0f} min left: loss "
-             f"{entry['loss']:.4f}; held out: error {entry['mae']:.4f}, FSC {entry['fsc']:.3f}, correlation {entry['cc']:.3f}")
-
-    trainer = run(molecules["train"], molecules["validation"], settings, folder, report, a.start)
-    plot_history(trainer.history, folder / "loss.png")
-    _log(f"wrote {folder / 'weights.npz'}: use it with --weights")
-    return 0
-
-
-def _split(folder: Path) -> dict[str, list[Path]]:
-    """Files of each split: by index.tsv, or every tenth (by its name's hash) held out."""
-    if not folder.is_dir():
-        raise InputError(f"--structures {folder}: no such folder; one with atomic models is needed")
-    index = folder / "index.tsv"
-    splits: dict[str, list[Path]] = {"train": [], "validation": [], "test": []}
-    if index.is_file():
-        with open(index, newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                if row.get("split") not in splits or not row.get("file"):
-                    raise InputError(f"{index}: a row without file, or with split {row.get('split')}; train, validation or test is right")
-                splits[row["split"]].append(folder / row["file"])
-    else:
-        for file in sorted(f for f in folder.iterdir() if f.name.lower().removesuffix(".gz").endswith((".pdb", ".cif", ".ent"))):
-            held_out = hashlib.sha256(file.name.encode()).digest()[0] < 26
-            splits["validation" if held_out else "train"].append(file)
-    for split in ("train", "validation"):
-        if not splits[split]:
-            raise InputError(f"{folder}: no atomic models for {split}; at least one (PDB or mmCIF) is needed")
-    return splits
 
 
 def demo(arguments: Sequence[str]) -> int:

@@ -1,42 +1,130 @@
-"""Cubes of simulated maps: what the network sees, and what it should make of it."""
-from dataclasses import replace
+"""Cubes of simulated maps: what the network sees, and what it should make of it. And the interface of every source of cubes."""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
-from deepemhancer_plugin.core.prepare import prepare
+from deepemhancer_plugin.core.networks import Architecture
+from deepemhancer_plugin.core.normalization import normalize_with_mask
+from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
-from deepemhancer_plugin.core.simulation import Molecule, random_conditions, simulate
+from deepemhancer_plugin.core.simulation import Conditions, Molecule, random_conditions, simulate
+from deepemhancer_plugin.core.simulation.molecule import mask
 
 NOISE_ONLY = 0.10      # share of volumes that hold nothing but noise, of any colour
 NEAR_MOLECULE = 0.75   # share of cubes that lie about an atom; the rest anywhere in the box
+SHARP_BELOW = 4.0      # A: the resolution that maps for the target "sharp" have at least
+TARGETS = ("tight", "wide", "sharp")
 
 
-def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], channels: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Task:
+    """What a network is shown, and what it should make of it.
+
+    channels, compress   see `prepare.prepare`
+    masked               the input is normalised in a mask like those that users make, and blank outside (prepare.prepare_masked)
+    target               "tight"; "wide": a mask 5 A wider, with what surrounds the molecule; "sharp": maps better than 4 A, less disorder kept
+    """
+    channels: int = 2
+    compress: bool = True
+    masked: bool = False
+    target: str = "tight"
+
+    @classmethod
+    def of(cls, architecture: Architecture, target: str = "tight") -> "Task":
+        return cls(architecture.channels, architecture.compressed, architecture.normalization == "mask", target)
+
+
+class Source(Protocol):
+    """Where cubes come from: `len` entries (molecules, pairs of half maps), each of which gives as many cubes as are wanted."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """A random entry."""
+
+    def cubes(self, entry: int, rng: np.random.Generator, count: int, edge: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1), float16."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Source of cubes of half maps simulated from molecules."""
+    molecules: Sequence[Molecule]
+    task: Task = Task()
+
+    def __len__(self) -> int:
+        return len(self.molecules)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(len(self)))
+
+    def cubes(self, entry: int, rng: np.random.Generator, count: int, edge: int) -> tuple[np.ndarray, np.ndarray]:
+        return cubes(self.molecules[entry], rng, count, edge, self.task)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Two sources as one: a drawn entry is of the second with the probability `share`; entries are numbered by turns."""
+    first: Source
+    second: Source
+    share: float
+
+    def __len__(self) -> int:
+        return 2 * max(len(self.first), len(self.second))
+
+    def draw(self, rng: np.random.Generator) -> int:
+        second = int(rng.random() < self.share)
+        return 2 * (self.first, self.second)[second].draw(rng) + second
+
+    def cubes(self, entry: int, rng: np.random.Generator, count: int, edge: int) -> tuple[np.ndarray, np.ndarray]:
+        source = (self.first, self.second)[entry % 2]
+        return source.cubes(entry // 2 % len(source), rng, count, edge)
+
+
+def _sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
+    """The same conditions, but better than 4 A, sampled finely enough for it in a box of the same size, and not filtered."""
+    resolution = 1 / rng.uniform(1 / SHARP_BELOW, 1 / 2.3)
+    rate = min(conditions.sampling_rate, 0.4 * resolution)
+    box = conditions.box and math.ceil(conditions.box * conditions.sampling_rate / rate)
+    return replace(conditions, resolution=resolution, sampling_rate=rate, box=box, low_pass=None)
+
+
+def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], task: Task = Task()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input (z, y, x, channels), target (z, y, x), and atoms (n, 3) as z, y, x in voxels of one simulated map at 1 A/voxel.
 
     `box`: the smallest and the largest edge in A.
     """
     conditions = random_conditions(rng, box)
+    if task.target == "sharp":
+        conditions = _sharp(conditions, rng)
     noise_only = rng.random() < NOISE_ONLY
     if noise_only:
         conditions = replace(conditions, noise_exponent=rng.uniform(-2, 1))
-    simulated = simulate(molecule, conditions, int(rng.integers(2**31)))
+    simulated = simulate(molecule, conditions, int(rng.integers(2**31)), target=task.target)
     rate = simulated.sampling_rate
     mean, difference, target = (simulated.half1 + simulated.half2) / 2, (simulated.half1 - simulated.half2) / 2, simulated.target
     if noise_only:
         mean, target = difference, np.zeros_like(target)
     shape = resampled_shape(mean.shape, rate)
     atoms = simulated.molecule.positions[:, ::-1] * (shape[0] / (mean.shape[0] * rate))
+    if task.masked:
+        # As users make them: two to eight A around the atoms.
+        inside = mask(simulated.molecule, mean.shape, rate, rng.uniform(2, 8)) > 0
+        masked = resample(normalize_with_mask(mean, inside, MASK_RULE), shape, 1)
+        return prepare_masked(masked, task.channels, 1, task.compress), resample(target, shape, 1), atoms
     unit = np.float32(np.exp(rng.uniform(-2, 2)))  # densities come in any unit
     mean, difference = (unit * resample(a, shape, 1) for a in (mean, difference))
     # Estimates of the noise are off by some percent.
     std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(rng.normal(0, 0.08))
-    return prepare(mean, rng.normal(0, 0.1) * std, std, channels, 1), resample(target, shape, 1), atoms
+    return prepare(mean, rng.normal(0, 0.1) * std, std, task.channels, 1, task.compress), resample(target, shape, 1), atoms
 
 
-def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, channels: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, task: Task = Task()) -> tuple[np.ndarray, np.ndarray]:
     """`count` cubes of one simulated map: inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1), float16."""
-    inputs, target, atoms = volume(molecule, rng, (max(96, edge), max(128, edge + 12)), channels)
+    inputs, target, atoms = volume(molecule, rng, (max(96, edge), max(128, edge + 12)), task)
     room = np.array(target.shape) - edge
     xs, ys = [], []
     for _ in range(count):
@@ -47,4 +135,9 @@ def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, c
         index = tuple(slice(s, s + edge) for s in start)
         xs.append(inputs[index])
         ys.append(target[index][..., None])
-    return np.stack(xs).astype(np.float16), np.stack(ys).astype(np.float16)
+    return as_float16(np.stack(xs)), as_float16(np.stack(ys))
+
+
+def as_float16(values: np.ndarray) -> np.ndarray:
+    """Without infinities: an uncompressed map with next to no noise may leave the type's range."""
+    return np.clip(values, -65000, 65000).astype(np.float16)

@@ -1,4 +1,4 @@
-"""What is minimised: the published mean absolute error, and the Fourier shell correlation to the target."""
+"""What is minimised: the published mean absolute error, the Fourier shell correlation to the target, and the error of the gradient."""
 import functools
 
 import numpy as np
@@ -20,14 +20,17 @@ def _matrices(edge: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Loss:
-    """MAE + weight * (1 - mean FSC over the shells that the target fills), for cubes (batch, edge, edge, edge, 1).
+    """MAE + weight * (1 - mean FSC over the shells that the target fills) + gradient_weight * mean absolute error of the gradient.
+
+    For cubes (batch, edge, edge, edge, 1).
 
     The FSC term asks for the right detail at every resolution, where the MAE is content once the strong low frequencies are right. Shells that
-    hold less than 1e-6 of the target's strongest, and empty targets, do not count.
+    hold less than 1e-6 of the target's strongest, and empty targets, do not count. The gradient is the difference of neighbouring voxels along
+    each axis; its error weighs sharp borders more.
     """
 
-    def __init__(self, weight: float):
-        self.weight = weight
+    def __init__(self, weight: float, gradient_weight: float = 0.0):
+        self.weight, self.gradient_weight = weight, gradient_weight
 
     def _transform(self, cubes):
         """Half spectra (batch, edge * edge * (edge // 2 + 1)): real and imaginary parts, by products with the DFT's matrices."""
@@ -62,4 +65,8 @@ class Loss:
         if self.weight:
             curve, filled = self.fsc(target, prediction)
             loss = loss + self.weight * ops.mean(filled * (1 - curve))
+        if self.gradient_weight:
+            error = target - prediction
+            steps = (error[:, 1:] - error[:, :-1], error[:, :, 1:] - error[:, :, :-1], error[:, :, :, 1:] - error[:, :, :, :-1])
+            loss = loss + self.gradient_weight / 3 * sum(ops.mean(ops.abs(step)) for step in steps)
         return loss

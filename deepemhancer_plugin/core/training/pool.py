@@ -3,13 +3,14 @@ import mmap
 import multiprocessing
 import signal
 import time
-from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from deepemhancer_plugin.core.orientations import rotated
-from deepemhancer_plugin.core.simulation import Molecule
-from deepemhancer_plugin.core.training.cubes import cubes
+from deepemhancer_plugin.core.training.cubes import Source
+
+PAUSE = 0.05  # seconds at least between two renewals by a worker: cubes of real maps come faster than any network wants them
 
 
 def _shared(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -19,19 +20,19 @@ def _shared(shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 class Pool:
-    """`size` cubes of `edge` voxels, simulated from `molecules` by `workers` processes for as long as the pool is open.
+    """`size` cubes of `edge` voxels, made from `source` by `workers` processes for as long as the pool is open.
 
-    The simulations are the same for the same seed; which of them a batch holds depends on the machine's
-    speed. Use as a context manager; make it before TensorFlow or JAX start their threads, because the workers are forked.
+    The cubes are the same for the same seed; which of them a batch holds depends on the machine's speed. Use as a context manager; make it
+    before TensorFlow or JAX start their threads, because the workers are forked.
     """
 
-    def __init__(self, molecules: Sequence[Molecule], size: int, edge: int, channels: int, workers: int, seed: int):
+    def __init__(self, source: Source, size: int, edge: int, channels: int, workers: int, seed: int):
         per_volume = 8 if edge <= 64 else 1  # a large cube is most of its volume
         self.size = max(per_volume * workers, size // (per_volume * workers) * per_volume * workers)
         self.inputs = _shared((self.size, edge, edge, edge, channels), np.float16)
         self.targets = _shared((self.size, edge, edge, edge, 1), np.float16)
         self.version = _shared((self.size,), np.int64)  # odd while a cube is being written
-        self._molecules, self._edge, self._channels, self._per_volume, self._seed = molecules, edge, channels, per_volume, seed
+        self._source, self._edge, self._per_volume, self._seed = source, edge, per_volume, seed
         context = multiprocessing.get_context("fork")
         share = self.size // workers
         self._processes = [context.Process(target=self._fill, args=(w, range(w * share, (w + 1) * share)), daemon=True)
@@ -53,26 +54,32 @@ class Pool:
         rng = np.random.default_rng([self._seed, worker])
         while True:
             for start in range(slots.start, slots.stop, self._per_volume):
-                molecule = self._molecules[int(rng.integers(len(self._molecules)))]
+                started = time.monotonic()
                 block = slice(start, start + self._per_volume)
-                made = cubes(molecule, rng, self._per_volume, self._edge, self._channels)
+                made = self._source.cubes(self._source.draw(rng), rng, self._per_volume, self._edge)
+                again = self.version[start] > 0
                 self.version[block] += 1
                 self.inputs[block], self.targets[block] = made
                 self.version[block] += 1
+                if again:
+                    time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
 
     def filled(self) -> int:
-        """How many cubes have been simulated, those since replaced included."""
+        """How many cubes have been made, those since replaced included."""
         return int((self.version // 2).sum())
 
     def wait(self, count: int) -> None:
         """Until `count` cubes are there. RuntimeError when a worker has died."""
         while self.filled() < min(count, self.size):
             if any(p.exitcode is not None for p in self._processes):
-                raise RuntimeError("a simulation process has died; its error stands above")
+                raise RuntimeError("a process that makes cubes has died; its error stands above")
             time.sleep(0.2)
 
-    def batch(self, count: int, edge: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """`count` random cubes of `edge` voxels in random orientations, some of them with a blank patch: (inputs, targets), float16."""
+    def batch(self, count: int, edge: int, rng: np.random.Generator, blur: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """`count` random cubes of `edge` voxels in random orientations, some of them with a blank patch: (inputs, targets), float16.
+
+        `blur`: share of the cubes whose input goes through a Gaussian of 0.5-1.5 voxels (the paper's augmentation; simulations have it already).
+        """
         shape = (count, edge, edge, edge, self.inputs.shape[-1])
         inputs, targets = np.empty(shape, np.float16), np.empty((*shape[:-1], 1), np.float16)
         ready = np.flatnonzero(self.version >= 2)
@@ -84,6 +91,8 @@ class Pool:
                 inputs[i], targets[i] = rotated(self.inputs[part], rotation), rotated(self.targets[part], rotation)
                 if before % 2 == 0 and before == self.version[slot]:  # nobody wrote while we read
                     break
+            if blur and rng.random() < blur:
+                inputs[i] = ndimage.gaussian_filter(inputs[i].astype(np.float32), rng.uniform(0.5, 1.5), axes=(0, 1, 2))
             if rng.random() < 0.1:
                 _corrupt(inputs[i], targets[i], rng)
         return inputs, targets

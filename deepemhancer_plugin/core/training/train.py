@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.core.networks import Architecture, Embedded, load_weights, save_weights
-from deepemhancer_plugin.core.simulation import Molecule
-from deepemhancer_plugin.core.training.cubes import cubes
+from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.networks import PUBLISHED, UNREADABLE, Architecture, build, load_weights, save_weights
+from deepemhancer_plugin.core.training.cubes import Source, Task
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.pool import Pool
 
@@ -28,10 +28,12 @@ class Settings:
     steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
     rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
     schedule          "cosine", or "plateau": halved after five validations without improvement, as published
-    fsc_weight        weight of the FSC term beside the mean absolute error
-    pool, workers     cubes held in memory, and the processes that simulate them
+    fsc_weight, gradient_weight   of the terms beside the mean absolute error (losses.Loss)
+    pool, workers     cubes held in memory, and the processes that make them
     precision         Keras's dtype policy
-    average           momentum of the weights' moving average, which is what is saved
+    average           momentum of the weights' moving average, which is what is saved; 0: the weights themselves
+    target            what is asked of the network (cubes.Task); its input is in the architecture
+    blur              share of the cubes whose input is blurred (pool.Pool.batch)
     """
     architecture: Architecture = field(default_factory=Architecture)
     edges: tuple[int, ...] = (64, 96, 128)
@@ -42,6 +44,7 @@ class Settings:
     warmup: int = 400
     schedule: str = "cosine"
     fsc_weight: float = 0.05
+    gradient_weight: float = 0.0
     pool: int = 200
     workers: int = 1
     precision: str = "mixed_bfloat16"
@@ -49,19 +52,38 @@ class Settings:
     validate_every: int = 1000
     validation_cubes: int = 24
     seed: int = 0
+    target: str = "tight"
+    blur: float = 0.0
+
+    @property
+    def task(self) -> Task:
+        return Task.of(self.architecture, self.target)
+
+
+# The published network's (Sanchez-Garcia et al. 2021), where they differ; Adam and the patch corruption are the same.
+PUBLISHED_SETTINGS: dict[str, Any] = {"architecture": PUBLISHED, "edges": (64,), "batch": 8, "rate": 1e-3, "warmup": 0, "schedule": "plateau",
+                                      "fsc_weight": 0.0, "average": 0.0, "blur": 0.1}
 
 
 class _Prefetch:
-    """Batches made by threads while the device works; each thread has a random generator of its own."""
+    """Batches made by threads while the device works; each thread has a random generator of its own.
+
+    What a thread raises, `get` raises at once.
+    """
 
     def __init__(self, make: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]], seed: Sequence[int], threads: int):
         self._queue: queue.Queue = queue.Queue(2 * threads)
         self._stop = False
+        self._error: BaseException | None = None
 
         def run(number: int):
             rng = np.random.default_rng([*seed, number])
             while not self._stop:
-                batch = make(rng)
+                try:
+                    batch = make(rng)
+                except BaseException as error:
+                    self._error = error
+                    return
                 while not self._stop:
                     try:
                         self._queue.put(batch, timeout=0.5)
@@ -74,7 +96,12 @@ class _Prefetch:
             thread.start()
 
     def get(self):
-        return self._queue.get(timeout=600)
+        while self._error is None:
+            try:
+                return self._queue.get(timeout=0.2)
+            except queue.Empty:
+                continue
+        raise self._error
 
     def close(self) -> None:
         self._stop = True
@@ -85,18 +112,30 @@ class _Prefetch:
 def learning_rate(settings: Settings, step: int, elapsed_minutes: float) -> float:
     """The cosine schedule's rate: progress is the larger of the shares of steps and of minutes that are spent."""
     progress = min(1.0, max(step / settings.steps, elapsed_minutes / settings.minutes))
-    return settings.rate * min(1.0, (step + 1) / settings.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    return settings.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def plateau(errors: Sequence[float]) -> float:
+    """Factor of the learning rate after validations with these errors: halved after each five without a new best."""
+    scale, best, waiting = 1.0, math.inf, 0
+    for error in errors:
+        waiting = 0 if error < best else waiting + 1
+        best = min(best, error)
+        if waiting >= 5:
+            scale, waiting = scale / 2, 0
+    return scale
 
 
 def _draw(pool: Pool, settings: Settings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     edge = int(rng.choice(settings.edges))
-    return pool.batch(max(1, round(settings.batch * (min(settings.edges) / edge) ** 3)), edge, rng)
+    return pool.batch(max(1, round(settings.batch * (min(settings.edges) / edge) ** 3)), edge, rng, settings.blur)
 
 
-def validation_set(molecules: Sequence[Molecule], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Always the same cubes of held-out molecules, of the largest edge: inputs and targets."""
-    made = [cubes(molecules[i % len(molecules)], np.random.default_rng([settings.seed, 10**6 + i]), 1, max(settings.edges),
-                  settings.architecture.channels) for i in range(settings.validation_cubes)]
+def validation_set(source: Source, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Always the same cubes of held-out entries, of the largest edge: inputs and targets."""
+    made = [source.cubes(i % len(source), np.random.default_rng([settings.seed, 10**6 + i]), 1, max(settings.edges))
+            for i in range(settings.validation_cubes)]
     return np.concatenate([m[0] for m in made]), np.concatenate([m[1] for m in made])
 
 
@@ -104,14 +143,18 @@ class Trainer:
     """A network, its optimizer and their checkpoint in `folder`: checkpoint.npz (all that resuming needs), weights.npz, history.json."""
 
     def __init__(self, settings: Settings, folder: Path, start: str | Path | None = None):
+        """InputError: `start` is of another architecture than the settings, or what is in the folder cannot be gone on from."""
         import keras
 
         self.settings, self.folder = settings, folder
         folder.mkdir(parents=True, exist_ok=True)
         keras.config.set_dtype_policy(settings.precision)
         keras.utils.set_random_seed(settings.seed)
-        self.network = load_weights(start)[0] if start else Embedded(settings.architecture)
-        self.loss = Loss(settings.fsc_weight)
+        self.network = load_weights(start)[0] if start else build(settings.architecture)
+        if self.network.architecture != settings.architecture:
+            raise InputError(f"{start}: weights of another network ({self.network.architecture}) than the one to train ({settings.architecture}); "
+                             "the same is needed")
+        self.loss = Loss(settings.fsc_weight, settings.gradient_weight)
         optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
                                           ema_overwrite_frequency=None)
         # One model for each edge, all of the same weights: their shapes are known when they are compiled.
@@ -130,11 +173,21 @@ class Trainer:
         return [*self.network.model.variables, *self.optimizer.variables]
 
     def _resume(self) -> None:
-        with np.load(self.folder / "checkpoint.npz", allow_pickle=False) as data:
-            state = json.loads(str(data["state"]))
-            for i, variable in enumerate(self._variables()):
-                variable.assign(data[f"v{i}"])
-        self.step, self.minutes, self.history = state["step"], state["minutes"], state["history"]
+        path, variables = self.folder / "checkpoint.npz", self._variables()
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                state = json.loads(str(data["state"]))
+                step, minutes, history = int(state["step"]), float(state["minutes"]), list(state["history"])
+                arrays = [data[f"v{i}"] for i in range(len(data.files) - 1)]
+        except UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{path}: a damaged checkpoint ({reason}); remove it to begin anew, for example with --start and the weights.npz "
+                             "beside it") from error
+        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+            raise InputError(f"{path}: the checkpoint of another network; the settings that it was begun with, or another folder, are right")
+        for variable, values in zip(variables, arrays, strict=True):
+            variable.assign(values)
+        self.step, self.minutes, self.history = step, minutes, history
 
     def save(self) -> None:
         """Write the checkpoint, the averaged weights and the history; each replaces its predecessor whole."""
@@ -147,6 +200,10 @@ class Trainer:
             save_weights(self.folder / "weights.npz", self.network,
                          {"step": self.step, "minutes": round(self.minutes, 1), "settings": _plain(self.settings)})
         (self.folder / "history.json").write_text(json.dumps(self.history, indent=1))
+
+    def _errors(self) -> list[float]:
+        """The validations' errors; those at the end of a run, which come in between, do not count."""
+        return [entry["mae"] for entry in self.history if entry["step"] % self.settings.validate_every == 0 and not entry.get("end")]
 
     def averaged(self):
         """Context in which the network bears the moving average of its weights."""
@@ -174,7 +231,8 @@ class Trainer:
         if self.step >= settings.steps or self.minutes >= settings.minutes:
             return  # a finished training, started again
         batches = _Prefetch(lambda rng: _draw(pool, settings, rng), [settings.seed, self.step], max(1, settings.workers // 4))
-        started, before, losses, scale, best, waiting = time.monotonic(), self.minutes, [], 1.0, math.inf, 0
+        started, before, losses = time.monotonic(), self.minutes, []
+        scale = plateau(self._errors())
         try:
             while self.step < settings.steps and self.minutes < settings.minutes:
                 rate = learning_rate(settings, self.step, self.minutes) if settings.schedule == "cosine" else settings.rate * scale
@@ -189,18 +247,15 @@ class Trainer:
                     entry = {"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)),
                              "simulated": pool.filled(), **self.validate(*validation)}
                     losses = []
-                    waiting = 0 if entry["mae"] < best else waiting + 1
-                    best = min(best, entry["mae"])
-                    if waiting >= 5:
-                        scale, waiting = scale / 2, 0
                     self.history.append(entry)
+                    scale = plateau(self._errors())
                     report(entry)
                     self.save()
         finally:
             batches.close()
         self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate,
                              "loss": float(np.mean(losses)) if losses else self.history[-1]["loss"],
-                             "simulated": pool.filled(), **self.validate(*validation)})
+                             "simulated": pool.filled(), **self.validate(*validation), "end": True})
         report(self.history[-1])
         self.save()
 
@@ -224,13 +279,13 @@ def _plain(settings: Settings) -> dict:
     return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
 
 
-def train(molecules: Sequence[Molecule], held_out: Sequence[Molecule], settings: Settings, folder: Path,
-          report: Callable[[dict], None], start: str | Path | None = None) -> Trainer:
-    """Train on `molecules`, validate on `held_out`, keep everything in `folder` and go on from what is there already.
+def train(source: Source, held_out: Source, settings: Settings, folder: Path, report: Callable[[dict], None],
+          start: str | Path | None = None) -> Trainer:
+    """Train on `source`, validate on `held_out` (both made for `settings.task`), keep everything in `folder`, go on from what is there already.
 
     `start`: weights to start from instead of random ones.
     """
-    with Pool(molecules, settings.pool, max(settings.edges), settings.architecture.channels, settings.workers, settings.seed) as pool:
+    with Pool(source, settings.pool, max(settings.edges), settings.architecture.channels, settings.workers, settings.seed) as pool:
         validation = validation_set(held_out, settings)
         pool.wait(min(settings.pool, 4 * settings.batch))
         trainer = Trainer(settings, folder, start)
