@@ -1,30 +1,41 @@
 """Map-model metrics before and after the embedded network, on simulated half maps, on reconstructions, and on pure noise.
 
-    python benchmarks/quality.py [--structures DIR] [--reconstructions DIR] [--output FILE.md]
+    python benchmarks/quality.py [--structures DIR] [--reconstructions DIR] [--relion] [--output FILE.md]
 
 DIR of structures: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins.
-DIR of reconstructions: NAME_half1.mrc.gz, NAME_half2.mrc.gz and NAME_model.mrc.gz.
+DIR of reconstructions: NAME_half1.mrc.gz, NAME_half2.mrc.gz and NAME_model.mrc.gz. Their atoms are not known: no Q-score, no least ordered fifth.
+--relion: beside them what a user gets every day, relion_mask_create and relion_postprocess --auto_bfac on the same halves (RELION on the PATH).
 """
 import argparse
 import csv
+import os
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import fft
 
-from deepemhancer_plugin.core import mrc
+from deepemhancer_plugin.core import mrc, spectrum
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.embedded import EmbeddedModel, load_embedded, load_file
 from deepemhancer_plugin.core.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.evaluation import score, soft_mask
+from deepemhancer_plugin.core.evaluation.modelmap import least_ordered, mask_of
+from deepemhancer_plugin.core.evaluation.qscore import q_scores, sample
+from deepemhancer_plugin.core.evaluation.report import Truth
 from deepemhancer_plugin.core.simulation import Molecule, from_structure, random_conditions, read_molecule, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
 
-COLUMNS = ("FSC-0.5 masked (A)", "FSC-0.5 unmasked (A)", "CC_mask", "CC_box")
+COLUMNS = ("FSC-0.5 masked (A)", "FSC-0.5 unmasked (A)", "CC_mask", "CC_box", "Q-score", "FSC-0.5 least ordered fifth (A)")
+LOWER_IS_BETTER = np.array([True, True, False, False, False, True])
+SCORED_ATOMS = 1500  # of a map, drawn with a seed: the standard error of a mean Q-score is about 0.005
+NUCLEIC = 10         # phosphorus atoms: a nucleic acid, not a cofactor
 
 
 def molecules(folder: str | None) -> list[tuple[str, Molecule]]:
@@ -35,17 +46,63 @@ def molecules(folder: str | None) -> list[tuple[str, Molecule]]:
     return [(row["file"].split(".")[0], read_molecule(Path(folder) / row["file"])) for row in rows]
 
 
-def table(title: str, rows: list[tuple[str, str, np.ndarray]]) -> str:
-    """Markdown: the medians, the worst change, and every map."""
-    values = np.array([row[2] for row in rows])  # (maps, before and after, metrics)
-    change = (values[:, 1] - values[:, 0]) * np.array([-1, -1, 1, 1])
-    lines = [f"## {title}", "", f"{len(rows)} maps; a gain is positive where the enhanced map is better.", "",
-             "| | " + " | ".join(COLUMNS) + " |", "|---|---|---|---|---|"]
-    for name, line in (("median, mean of halves", np.median(values[:, 0], 0)), ("median, enhanced", np.median(values[:, 1], 0)),
-                       ("**median gain**", np.median(change, 0)), ("smallest gain", change.min(0))):
-        lines.append(f"| {name} | " + " | ".join(f"{v:.2f}" for v in line) + " |")
-    lines += ["", "| map | conditions | " + " | ".join(COLUMNS) + " |", "|---|---|---|---|---|---|"]
-    lines += [f"| {name} | {what} | " + " | ".join(f"{a:.2f} → {b:.2f}" for a, b in zip(*v, strict=True)) + " |" for name, what, v in rows]
+def measured(volume: np.ndarray, truth: Truth, rate: float) -> np.ndarray:
+    """A map's values in the order of COLUMNS, as far as the truth tells them."""
+    values = list(astuple(score(volume, truth.model, truth.mask, rate)))
+    if truth.positions is not None and truth.least_ordered is not None:
+        values.append(float(q_scores(volume, truth.positions, rate, truth.scored).mean()))
+        values.append(spectrum.resolution(*spectrum.fsc(volume * truth.least_ordered, truth.model * truth.least_ordered, rate), 0.5))
+    return np.array(values)
+
+
+def postprocessed(half1: np.ndarray, half2: np.ndarray, rate: float) -> np.ndarray | None:
+    """The halves' sharpened, weighted and masked map as RELION makes it (None where it finds no B factor).
+
+    The mask: the mean low-passed at 15 A over five standard deviations of its noise, grown by 3 voxels, with a soft edge of 6.
+    """
+    k = [f(n, rate) for f, n in zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), half1.shape, strict=True)]
+    low = k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2 < 15.0**-2
+    noise = fft.irfftn(fft.rfftn((half1 - half2) / 2) * low, s=half1.shape).std()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in (("half1", half1), ("half2", half2), ("mean", (half1 + half2) / 2)):
+            mrc.write_map(f"{folder}/{name}.mrc", data, mrc.new_map(data, rate))
+        mask = ["relion_mask_create", "--i", "mean.mrc", "--o", "mask.mrc", "--lowpass", "15", "--angpix", f"{rate}",
+                "--ini_threshold", f"{5 * noise}", "--extend_inimask", "3", "--width_soft_edge", "6"]
+        sharpen = ["relion_postprocess", "--i", "half1.mrc", "--i2", "half2.mrc", "--mask", "mask.mrc", "--angpix", f"{rate}", "--auto_bfac",
+                   "--autob_lowres", "10", "--o", "./post"]
+        for command in (mask, sharpen):
+            subprocess.run(command, cwd=folder, capture_output=True)  # its status also tells of the PDF that it may fail to draw
+        output = f"{folder}/post_masked.mrc"
+        return mrc.read_map(output).data if os.path.isfile(output) else None
+
+
+Row = tuple[str, str, set[str], np.ndarray]  # the map, its conditions and kinds, values (methods, metrics): mean of halves, perhaps RELION, enhanced
+
+
+def table(title: str, rows: list[Row]) -> str:
+    """Markdown: medians of all maps and of each kind, the worst change, and every map."""
+    values = np.array([row[3] for row in rows])
+    n = values.shape[2]
+    methods = ("mean of halves", "relion_postprocess", "enhanced") if values.shape[1] == 3 else ("mean of halves", "enhanced")
+    sign = np.where(LOWER_IS_BETTER[:n], -1, 1)
+    head = ["| | " + " | ".join(COLUMNS[:n]) + " |", "|---" * (n + 1) + "|"]
+
+    def line(name: str, cells: np.ndarray) -> str:
+        return f"| {name} | " + " | ".join(f"{v:.{2 if lower else 3}f}" for v, lower in zip(cells, LOWER_IS_BETTER[:n], strict=True)) + " |"
+
+    lines = [f"## {title}", "", f"{len(rows)} maps; a gain is positive where the enhanced map is better.", "", *head]
+    lines += [line(f"median, {method}", np.nanmedian(values[:, i], 0)) for i, method in enumerate(methods)]
+    for i, method in enumerate(methods[:-1]):
+        gain = (values[:, -1] - values[:, i]) * sign
+        lines += [line(f"**median gain** over {method}", np.nanmedian(gain, 0)), line(f"smallest gain over {method}", np.nanmin(gain, 0))]
+    for kind in sorted(set().union(*(row[2] for row in rows))):
+        chosen = np.array([kind in row[2] for row in rows])
+        lines += [line(f"{kind}, {chosen.sum()} maps: median, {method}", np.nanmedian(values[chosen, i], 0)) for i, method in enumerate(methods)]
+    lines += ["", "Each map: mean of halves → enhanced" + (", in brackets relion_postprocess." if len(methods) == 3 else "."), "",
+              "| map | conditions | " + " | ".join(COLUMNS[:n]) + " |", "|---" * (n + 2) + "|"]
+    for name, what, _, v in rows:
+        cells = [f"{first:.2f} → {last:.2f}" + "".join(f" ({r:.2f})" for r in rest) for first, *rest, last in v.T]
+        lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -53,6 +110,7 @@ def main() -> int:
     p = argparse.ArgumentParser()
     p.add_argument("--structures")
     p.add_argument("--reconstructions")
+    p.add_argument("--relion", action="store_true")
     p.add_argument("--weights")
     p.add_argument("--maps", type=int, default=1000, help="at most so many simulated ones")
     p.add_argument("--stride", type=int, default=EmbeddedModel.stride, help="voxels between windows")
@@ -66,13 +124,17 @@ def main() -> int:
     def run(maps: list[np.ndarray], rate: float) -> np.ndarray:
         return enhance(maps, rate, model, where, Options(precision=a.precision)).data
 
-    def compare(name: str, what: str, half1: np.ndarray, half2: np.ndarray, truth: np.ndarray, rate: float) -> tuple[str, str, np.ndarray]:
+    def compare(name: str, what: str, kinds: set[str], half1: np.ndarray, half2: np.ndarray, truth: Truth, rate: float) -> Row:
         started = time.perf_counter()
-        mask = soft_mask(truth, rate)
-        after = run([half1.copy(), half2.copy()], rate)
-        values = np.array([astuple(score(v, truth, mask, rate)) for v in ((half1 + half2) / 2, after)])
-        print(f"{name:16} {what:50} {np.round(values, 2).tolist()} {time.perf_counter() - started:.0f} s", flush=True)
-        return name, what, values
+        maps: list[np.ndarray | None] = [(half1 + half2) / 2]
+        if a.relion:
+            maps.append(postprocessed(half1, half2, rate))
+        maps.append(run([half1.copy(), half2.copy()], rate))
+        known = [None if v is None else measured(v, truth, rate) for v in maps]
+        assert known[0] is not None
+        values = np.array([np.full_like(known[0], np.nan) if v is None else v for v in known])
+        print(f"{name:16} {what:50} {np.round(values, 3).tolist()} {time.perf_counter() - started:.0f} s", flush=True)
+        return name, what, kinds, values
 
     warnings.simplefilter("ignore", MapWarning)  # pure noise is warned about
     parts, rows, noise, signal = [], [], [], []
@@ -80,7 +142,11 @@ def main() -> int:
         c = random_conditions(np.random.default_rng([1, i]), typical=True)
         s = simulate(molecule, c, i, workers=2)
         what = f"{c.resolution:.1f} A, B {c.b_factor:.0f}" + (", micelle" if c.micelle else "") + (", preferred views" if c.preferred else "")
-        rows.append(compare(name, what, s.half1, s.half2, s.model, 1.0))
+        kinds = {kind for kind, true in (("membrane", c.micelle > 0), ("preferred views", c.preferred > 0),
+                                         ("nucleic acid", np.count_nonzero(molecule.elements == "P") >= NUCLEIC)) if true}
+        truth = Truth(s.model, soft_mask(s.model, 1.0), mask_of(s.molecule[least_ordered(s.observed)], s.model.shape, 1.0), s.molecule.positions,
+                      sample(len(s.molecule), SCORED_ATOMS, i))
+        rows.append(compare(name, what, kinds, s.half1, s.half2, truth, 1.0))
         if i % 6 == 0:  # half maps without a molecule: two independent differences
             other = simulate(molecule, replace(c, box=len(s.half1)), i + 10**6, workers=2)
             pure = [s.half1 - s.half2, other.half1 - other.half2]
@@ -95,7 +161,9 @@ def main() -> int:
         rows = []
         for first in sorted(Path(a.reconstructions).glob("*_half1.mrc.gz")):
             halves = [mrc.read_map(str(first).replace("half1", part)) for part in ("half1", "half2", "model")]
-            rows.append(compare(first.name.split("_")[0], "", *(h.data for h in halves), halves[0].sampling_rate))
+            rate, model_map = halves[0].sampling_rate, halves[2].data
+            truth = Truth(model_map, soft_mask(model_map, rate))
+            rows.append(compare(first.name.split("_")[0], "", set(), halves[0].data, halves[1].data, truth, rate))
         parts.append(table("Half maps reconstructed by RELION", rows))
     text = "\n".join(parts)
     print(text)

@@ -3,15 +3,22 @@ import argparse
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepemhancer_plugin import __version__
+from deepemhancer_plugin.core import mrc
+from deepemhancer_plugin.core.cli import _write_text, log
 from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.evaluation import modelmap, qscore, report
+from deepemhancer_plugin.core.evaluation.halfmaps import half_map_fsc
+from deepemhancer_plugin.core.evaluation.metrics import soft_mask
+from deepemhancer_plugin.core.evaluation.plot import plot
 from deepemhancer_plugin.core.progress import Progress
+from deepemhancer_plugin.core.simulation import read_molecule
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,9 +46,6 @@ def main(arguments: Sequence[str]) -> int:
         p.error("a map or two half maps (--halves) are needed")
     if a.atoms is not None and a.atoms < 1:
         raise InputError(f"--atoms {a.atoms}: at least 1 is needed")
-    from deepemhancer_plugin.core import mrc
-    from deepemhancer_plugin.core.cli import log
-
     inputs = [f for f in (*a.maps, *(a.halves or ()), a.model, a.modelMap, a.mask) if f]
     outputs = [f"{a.output}.{kind}" for kind in ("json", "md", "png")]
     for output in outputs:
@@ -62,12 +66,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(a: argparse.Namespace, outputs: list[str], messages: list[str]) -> None:
-    from deepemhancer_plugin.core import mrc
-    from deepemhancer_plugin.core.cli import _write_text, log
-    from deepemhancer_plugin.core.evaluation import report
-    from deepemhancer_plugin.core.evaluation.halfmaps import half_map_fsc
-    from deepemhancer_plugin.core.evaluation.plot import plot
-
     maps = {path: mrc.read_map(path, a.samplingRate) for path in dict.fromkeys(a.maps)}
     halves = [mrc.read_map(path, a.samplingRate) for path in a.halves or ()]
     first = next(iter([*maps.values(), *halves]))
@@ -76,7 +74,7 @@ def _evaluate(a: argparse.Namespace, outputs: list[str], messages: list[str]) ->
     for other in [*maps.values(), *halves]:
         _check_grid(other, first)
     rate = first.sampling_rate
-    if a.resolution is not None and not 2 * rate <= a.resolution <= 100:
+    if a.resolution is not None and not 1.999 * rate <= a.resolution <= 100:
         raise InputError(f"--resolution {a.resolution:g}: between Nyquist ({2 * rate:.3g} A) and 100 A is right")
     log(f"{first.path}: {' x '.join(map(str, first.data.shape[::-1]))} voxels at {rate:.4g} A/voxel")
     mask = None
@@ -114,13 +112,11 @@ def _evaluate(a: argparse.Namespace, outputs: list[str], messages: list[str]) ->
         temporary.unlink(missing_ok=True)
 
 
-def _check_grid(volume, first) -> None:
+def _check_grid(volume: mrc.Map, first: mrc.Map) -> None:
     """InputError unless a map lies on the grid of the first one."""
-    from deepemhancer_plugin.core.mrc import SAMPLING_TOLERANCE
-
     if volume.data.shape != first.data.shape:
         raise InputError(f"{volume.path}: box {volume.data.shape} (z, y, x): it must be {first.data.shape}, as {first.path}")
-    if abs(volume.sampling_rate - first.sampling_rate) > SAMPLING_TOLERANCE * first.sampling_rate:
+    if abs(volume.sampling_rate - first.sampling_rate) > mrc.SAMPLING_TOLERANCE * first.sampling_rate:
         raise InputError(f"{volume.path}: {volume.sampling_rate:g} A/voxel: it must be {first.sampling_rate:g}, as {first.path}; "
                          "pass it (-s) if a header is wrong")
     if not np.allclose(volume.position, first.position, rtol=0, atol=0.01 * first.sampling_rate):
@@ -128,13 +124,8 @@ def _check_grid(volume, first) -> None:
         raise InputError(f"{volume.path}: its first voxel lies at ({where}) A (x, y, z): it must be ({there}), as {first.path}")
 
 
-def _truth(a: argparse.Namespace, first, mask: np.ndarray | None):
-    """What --model and --modelMap say, as report.Truth (None without them), and what there is to say about it."""
-    from deepemhancer_plugin.core import mrc
-    from deepemhancer_plugin.core.evaluation import modelmap, qscore, report
-    from deepemhancer_plugin.core.evaluation.metrics import soft_mask
-    from deepemhancer_plugin.core.simulation import read_molecule
-
+def _truth(a: argparse.Namespace, first: mrc.Map, mask: np.ndarray | None) -> tuple[report.Truth | None, dict[str, Any]]:
+    """What --model and --modelMap say (None without them), and what there is to say about it."""
     if not a.model and not a.modelMap:
         return None, {}
     shape, rate = first.data.shape, first.sampling_rate
@@ -156,7 +147,7 @@ def _truth(a: argparse.Namespace, first, mask: np.ndarray | None):
     return report.Truth(model, soft_mask(model, rate) if mask is None else mask, local, positions, scored), known
 
 
-def _name(path: str, paths) -> str:
+def _name(path: str, paths: Iterable[str]) -> str:
     """The file's name without endings, or the whole path where another map has the same name."""
     names = [_stem(p) for p in paths]
     return _stem(path) if names.count(_stem(path)) == 1 else path

@@ -34,6 +34,12 @@ def soft_edge(inside: np.ndarray, rate: float, distance: float, edge: float) -> 
     return 0.5 + 0.5 * np.cos(np.pi * np.clip((away - distance) / edge, 0, 1)).astype(np.float32)
 
 
+def correlations(volume: np.ndarray, model: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """CC_mask and CC_box (see `Scores`) of a map (z, y, x) and the model's; a voxel is in the mask where that is over 0.5."""
+    inside = mask > 0.5
+    return _correlation(volume[inside], model[inside]), _correlation(volume, model)
+
+
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
@@ -66,5 +72,4 @@ def score(volume: np.ndarray, model: np.ndarray, mask: np.ndarray, rate: float) 
     """Metrics of a map (z, y, x) against the model's map on the same grid, `mask` soft, `rate` in A/voxel."""
     masked = spectrum.resolution(*spectrum.fsc(volume * mask, model * mask, rate), 0.5)
     unmasked = spectrum.resolution(*spectrum.fsc(volume, model, rate), 0.5)
-    inside = mask > 0.5
-    return Scores(masked, unmasked, _correlation(volume[inside], model[inside]), _correlation(volume, model))
+    return Scores(masked, unmasked, *correlations(volume, model, mask))

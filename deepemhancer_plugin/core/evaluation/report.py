@@ -6,7 +6,7 @@ import numpy as np
 
 from deepemhancer_plugin.core import spectrum
 from deepemhancer_plugin.core.evaluation.halfmaps import HalfMapFsc
-from deepemhancer_plugin.core.evaluation.metrics import cc_peaks, fsc_average, score
+from deepemhancer_plugin.core.evaluation.metrics import cc_peaks, correlations, fsc_average
 from deepemhancer_plugin.core.evaluation.profile import LOW_RESOLUTION, amplitude_profile, b_factor
 from deepemhancer_plugin.core.evaluation.qscore import q_scores
 
@@ -73,8 +73,8 @@ def judge(maps: Sequence[tuple[str, np.ndarray]], rate: float, truth: Truth | No
         if truth:
             assert resolution is not None
             metrics |= {f"fsc_average_{kind}": fsc_average(frequency, fscs[kind], 1 / resolution) for kind in ("masked", "unmasked")}
-            s = score(volume, truth.model, truth.mask, rate)
-            metrics |= {"cc_mask": s.cc_mask, "cc_box": s.cc_box, "cc_peaks": cc_peaks(volume, truth.model, truth.mask)}
+            compared = volume, truth.model, truth.mask
+            metrics |= dict(zip(("cc_mask", "cc_box"), correlations(*compared), strict=True)) | {"cc_peaks": cc_peaks(*compared)}
             if truth.positions is not None:
                 q = q_scores(volume, truth.positions, rate, truth.scored)
                 metrics["q_score"] = float(q.mean())
@@ -83,7 +83,7 @@ def judge(maps: Sequence[tuple[str, np.ndarray]], rate: float, truth: Truth | No
         if fitted is not None:
             metrics["b_factor"] = fitted
         judged.append(Judged(name, metrics, frequency, {f"fsc_{kind}": curve for kind, curve in fscs.items()} | {"ln_f": log_amplitude}, q))
-    progress(1, 1)
+    progress(2 * len(maps), 2 * len(maps))
     return judged, resolution
 
 
