@@ -1,5 +1,6 @@
 # The Scipion side of the Makefile, which includes this file: .venv with Scipion and the plugin, and its tests.
-SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.11.7 pytest
+# RELION's plugin is optional; its protocol is tested where it is there.
+SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.11.7 scipion-em-relion==5.0.2 pytest
 
 .venv/installed: setup.py scipion.mk
 	$(PYTHON) -m venv .venv

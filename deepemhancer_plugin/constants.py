@@ -25,3 +25,8 @@ MASKED_MODEL = "masked"
 NORMALIZATION_AUTO, NORMALIZATION_STATS, NORMALIZATION_MASK = range(3)
 MODEL_TIGHT, MODEL_WIDE, MODEL_HIGHRES = range(3)
 WEIGHTS_EMBEDDED, WEIGHTS_OFFICIAL, WEIGHTS_FILE = range(3)
+NETWORK_AUTO, NETWORK_COARSE, NETWORK_FINE, NETWORK_FILE = range(4)
+NETWORK_NAMES = ("auto", "1.0", "0.5")  # as `deepemhancer localres` calls them
+
+# Angular sampling in degrees of each HEALPix order, as RELION's forms call them
+RELION_SAMPLINGS = ["30", "15", "7.5", "3.7", "1.8", "0.9", "0.5", "0.2", "0.1"]

@@ -1,7 +1,7 @@
 """Runs in the inference environment: says what it lacks, and fails if it lacks anything. Imports nothing, so it is quick."""
 from importlib.util import find_spec
 
-MODULES = ("numpy", "scipy", "mrcfile", "h5py", "keras")
+MODULES = ("numpy", "scipy", "mrcfile", "h5py", "keras", "starfile")
 BACKENDS = ("tensorflow", "jax", "torch")
 
 missing = [name for name in MODULES if not find_spec(name)]

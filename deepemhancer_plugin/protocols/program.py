@@ -6,6 +6,7 @@ from pathlib import Path
 import pyworkflow.utils as pwutils
 from pyworkflow.exceptions import PyworkflowException
 
+from deepemhancer_plugin.constants import WEIGHTS_FILE, WEIGHTS_OFFICIAL
 from deepemhancer_plugin.plugin import Plugin
 
 
@@ -46,6 +47,25 @@ class RunsProgram:
             pwutils.cleanPath(*results)
             what = f"was killed by signal {status - 128}" if status > 128 else "failed"
             raise PyworkflowException(f"deepemhancer {what}: {lastLine(log)}")
+
+
+def weightsOption(protocol, variant):
+    """What the command line's --weights gets by the form's parameters `weights` and `weightsFile`."""
+    if protocol.weights == WEIGHTS_FILE:
+        return os.path.abspath(protocol.weightsFile.get())
+    return str(Plugin.getCheckpoint(variant)) if protocol.weights == WEIGHTS_OFFICIAL else "embedded"
+
+
+def validateWeights(protocol, variant):
+    """What is wrong with the same parameters, as a list of messages."""
+    if protocol.weights == WEIGHTS_OFFICIAL:
+        return Plugin.validateCheckpoint(variant)
+    if protocol.weights == WEIGHTS_FILE:
+        if not protocol.weightsFile.get():
+            return ["*Weights file* is empty: choose a file, or other *Weights*."]
+        if not os.path.isfile(protocol.weightsFile.get()):
+            return [f"*Weights file* {protocol.weightsFile.get()} does not exist."]
+    return []
 
 
 def lastLine(log):

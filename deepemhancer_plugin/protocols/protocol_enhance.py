@@ -17,14 +17,12 @@ from deepemhancer_plugin.constants import (
     MODEL_NAMES,
     NORMALIZATION_MASK,
     NORMALIZATION_STATS,
-    WEIGHTS_EMBEDDED,
-    WEIGHTS_FILE,
     WEIGHTS_OFFICIAL,
 )
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import form as enhance_form
 from deepemhancer_plugin.protocols import maps
-from deepemhancer_plugin.protocols.program import RunsProgram
+from deepemhancer_plugin.protocols.program import RunsProgram, validateWeights, weightsOption
 
 
 class Outputs(enum.Enum):
@@ -59,16 +57,17 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
 
     # --------------------------- steps
     def _insertAllSteps(self):
-        # What a step depends on is in its arguments: "continue" runs it again when any of it was changed.
+        # "Continue" runs a step again when an argument of its own was changed, so each gets all that its result depends on.
         # The maps are looked up once: the steps of a set run in threads, and the set's database belongs to this one.
         self._todo = {job.key: job for job in self._jobs()}
         enhanced = []
         for job in self._todo.values():
-            converted = self._insertFunctionStep(self.convertInputStep, job.key, job.files, self._maskSource(), prerequisites=[],
-                                                 needsGPU=False)
-            enhanced.append(self._insertFunctionStep(self.deepVolPostProStep, job.key, job.volume.getSamplingRate(),
-                                                     self._options(), prerequisites=[converted], needsGPU=self.usesGpu()))
-        self._insertFunctionStep(self.createOutputStep, prerequisites=enhanced, needsGPU=False)
+            arguments = job.key, job.files, self._maskSource()
+            converted = self._insertFunctionStep(self.convertInputStep, *arguments, prerequisites=[], needsGPU=False)
+            enhanced.append(self._insertFunctionStep(self.deepVolPostProStep, *arguments, job.volume.getSamplingRate(), self._options(),
+                                                     prerequisites=[converted], needsGPU=self.usesGpu()))
+        self._insertFunctionStep(self.createOutputStep, [job.files for job in self._todo.values()], self._maskSource(),
+                                 prerequisites=enhanced, needsGPU=False)
 
     def convertInputStep(self, key, files, mask):
         """Links MRC files; converts what else pwem can read. Files: [index, file name] each."""
@@ -79,21 +78,20 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             index, name, threshold = mask
             maps.writeBinaryMask((index, name), self._maskPath(key), threshold)
 
-    def deepVolPostProStep(self, key, samplingRate, options):
-        job = self._todo[key]
-        inputs = self._inputPaths(key, len(job.files))
+    def deepVolPostProStep(self, key, files, mask, samplingRate, options):
+        inputs = self._inputPaths(key, len(files))
         if not all(os.path.exists(path) for path in inputs):  # a finished run cleans them away; "continue" needs them again
-            self.convertInputStep(key, job.files, self._maskSource())
+            self.convertInputStep(key, files, mask)
         output, report, log = (self._getExtraPath(f"enhanced{suffix(key)}.{ending}") for ending in ("mrc", "json", "log"))
         arguments = ["-i", inputs[0], *(["-i2", inputs[1]] if len(inputs) == 2 else []), "-o", output,
                      "-s", f"{samplingRate:.8g}", *options, *self._gpuArguments(), "--report", report]
-        if self.normalization == NORMALIZATION_MASK:
+        if mask:
             arguments += ["-m", self._maskPath(key)]
         self._runProgram(arguments, log, output, report)
         maps.checkBox(output, inputs[0])
-        maps.setOriginInFile(output, job.volume)
+        maps.setOriginInFile(output, self._todo[key].volume)
 
-    def createOutputStep(self):
+    def createOutputStep(self, *_):
         volumes = []
         for job in self._todo.values():
             output = self._getExtraPath(f"enhanced{suffix(job.key)}.mrc")
@@ -165,12 +163,10 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
     def _options(self):
         """Command line options that the form decides, as a list of strings."""
         options = ["-b", str(self.batch_size.get())] if self.usesGpu() else []  # on the CPU the program knows better
-        if self.weights == WEIGHTS_EMBEDDED:
-            options += ["--weights", "embedded"]
-        elif self.weights == WEIGHTS_OFFICIAL:
+        if self.weights == WEIGHTS_OFFICIAL:
             options += ["--deepLearningModelPath", str(Plugin.getCheckpointsFolder())]
         else:
-            options += ["--weights", os.path.abspath(self.weightsFile.get())]
+            options += ["--weights", weightsOption(self, self._modelName())]
         if self.normalization != NORMALIZATION_MASK:
             options += ["-p", self._modelName()]
         if self.normalization == NORMALIZATION_STATS:
@@ -186,7 +182,8 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
         if errors:
             return errors
         errors = self._validateMaps()
-        return errors + self._validateNormalization(errors) + self._validateWeights()
+        variant = MASKED_MODEL if self.normalization == NORMALIZATION_MASK else self._modelName()
+        return errors + self._validateNormalization(errors) + validateWeights(self, variant)
 
     def _validateMaps(self):
         errors = []
@@ -224,16 +221,6 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             if not 0 < self.noiseStd.get(0) < math.inf:
                 errors.append("*Noise standard deviation* must be a number greater than 0; the wizard beside it measures it.")
             return errors
-        return []
-
-    def _validateWeights(self):
-        if self.weights == WEIGHTS_OFFICIAL:
-            return Plugin.validateCheckpoint(MASKED_MODEL if self.normalization == NORMALIZATION_MASK else self._modelName())
-        if self.weights == WEIGHTS_FILE:
-            if not self.weightsFile.get():
-                return ["*Weights file* is empty: choose a file, or other *Weights*."]
-            if not os.path.isfile(self.weightsFile.get()):
-                return [f"*Weights file* {self.weightsFile.get()} does not exist."]
         return []
 
     # --------------------------- what it says about itself

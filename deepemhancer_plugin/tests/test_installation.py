@@ -49,8 +49,8 @@ class TestPlugin(unittest.TestCase):
         module = Domain.getPluginModule("deepemhancer_plugin")
         self.assertIs(module.Plugin, Plugin)
         self.assertEqual(module._pluginInstance.getPath(), str(PACKAGE))
-        self.assertIn("ProtDeepEMhancer", Domain.getProtocols())
-        self.assertIn("DeepEMhancerViewer", Domain.getViewers())
+        self.assertLessEqual({"ProtDeepEMhancer", "ProtDeepRes", "ProtRelionRefineDeepEMhancer"}, set(Domain.getProtocols()))
+        self.assertLessEqual({"DeepEMhancerViewer", "DeepResViewer"}, set(Domain.getViewers()))
         for key in {*deepemhancer_plugin._references, "Jakobi2017"}:
             self.assertIn(key, module._bibtex)
 
@@ -58,10 +58,13 @@ class TestPlugin(unittest.TestCase):
         import pyworkflow.gui.project.project  # noqa: F401  (the next one needs it)
         from pwem import __path__ as pwem
         from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
-        node = ProtocolTreeConfig.load(Domain, os.path.join(pwem[0], "protocols.conf"))["Protocols SPA"]
-        for name in ("3D", "Postprocess"):
-            node, = (child for child in node.childs if child.text == name)
-        self.assertIn("ProtDeepEMhancer", [str(child.value) for child in node.childs])
+        tree = ProtocolTreeConfig.load(Domain, os.path.join(pwem[0], "protocols.conf"))["Protocols SPA"]
+        for protocol, *names in (("ProtDeepEMhancer", "3D", "Postprocess"), ("ProtDeepRes", "3D", "Analysis", "Resolution"),
+                                 ("ProtRelionRefineDeepEMhancer", "3D", "Refine")):
+            node = tree
+            for name in names:
+                node, = (child for child in node.childs if child.text == name)
+            self.assertIn(protocol, [str(child.value) for child in node.childs])
 
     def test_import_without_scipion_or_tensorflow(self):
         """The core imports where Scipion is absent, and Scipion's side never imports TensorFlow or Keras."""

@@ -152,6 +152,17 @@ class TestForm(EnhanceTest):
         self.assertNotIn("-p ", options(normalization=NORMALIZATION_MASK))
         self.assertIn("--weights /some/file.hd5", options(weights=WEIGHTS_FILE, weightsFile="/some/file.hd5"))
 
+    def test_continue_sees_what_changed(self):
+        """A step that must run again, and those after it, have other arguments than in the run before."""
+        def steps(**arguments):
+            prot = self.protocol(**{"inputVolume": self.volume, "normalization": NORMALIZATION_MASK, "inputMask": mask, **arguments})
+            prot._insertAllSteps()
+            return prot._steps
+        mask, other = self.importMask(self.mask), self.importVolume(self.paths[1])
+        for arguments, changed in (({}, [False] * 3), ({"inputVolume": other}, [True] * 3), ({"maskThreshold": 0.7}, [True] * 3),
+                                   ({"performCleaningStep": True}, [False, True, False])):  # the output's file is the same
+            self.assertEqual([one != two for one, two in zip(steps(), steps(**arguments), strict=True)], changed, arguments)
+
     def test_citations(self):
         prot = self.newProtocol(ProtDeepEMhancer)
         text = " ".join(prot.citations())

@@ -5,6 +5,8 @@ from deepemhancer_plugin.viewers import spectra
 
 BEFORE, AFTER = "#8a6d3b", "#1f6fb2"
 NAMES = ("input", "enhanced")
+RESOLUTION_COLOURS = "turbo"  # blue: fine, red: coarse
+VIEWS = (("z", "x", "y"), ("y", "x", "z"), ("x", "y", "z"))  # cut across, horizontal, vertical
 
 
 def scaled(volume):
@@ -17,9 +19,8 @@ def slices(figure, before, after, rate):
     """The central slices of both maps on one scale."""
     maps = scaled(before), scaled(after)
     axes = figure.subplots(2, 3, squeeze=False)
-    views = (("z", "x", "y"), ("y", "x", "z"), ("x", "y", "z"))  # cut across, horizontal, vertical
     for row, (name, volume) in enumerate(zip(NAMES, maps, strict=True)):
-        for column, (cut, horizontal, vertical) in enumerate(views):
+        for column, (cut, horizontal, vertical) in enumerate(VIEWS):
             axis = "zyx".index(cut)
             plane = np.take(volume, volume.shape[axis] // 2, axis)  # rows: the first of the two remaining axes of z, y, x
             extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
@@ -85,3 +86,54 @@ def _resolution_axis(axes, frequencies):
     axes.set_xticks(marks, [f"1/{1 / mark:.2g}" for mark in marks])
     axes.set_xlim(0, frequencies[-1])
     axes.set_xlabel("spatial frequency (1/Å)")
+
+
+def colour_limits(resolution):
+    """The resolutions (A) at the ends of the colour scale: nearly all of those in the mask, half an A apart at least."""
+    low, high = np.percentile(resolution[resolution > 0], (2, 98))
+    return low, max(high, low + 0.5)
+
+
+def resolution_slices(figure, volume, resolution, rate):
+    """Slices of a map in grey through the middle of the mask, and over it the resolution (A; zero outside of the mask) in colours."""
+    inside = resolution > 0
+    low, high = colour_limits(resolution)
+    axes = figure.subplots(1, 3)
+    for axes_, (cut, horizontal, vertical) in zip(axes, VIEWS, strict=True):
+        axis = "zyx".index(cut)
+        position = int(np.argwhere(inside)[:, axis].mean().round())
+        grey, plane = (np.take(map_, position, axis) for map_ in (volume, resolution))
+        extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
+        shared = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
+        axes_.imshow(grey, cmap="gray", vmin=np.percentile(volume, 1), vmax=np.percentile(volume, 99.9), **shared)
+        image = axes_.imshow(np.ma.masked_equal(plane, 0), cmap=RESOLUTION_COLOURS, vmin=low, vmax=high, alpha=0.75, **shared)
+        axes_.set_title(f"{cut} = {position * rate:.0f} Å", fontsize=10)
+        axes_.set_xlabel(f"{horizontal} (Å)", fontsize=9)
+        axes_.set_ylabel(f"{vertical} (Å)", fontsize=9)
+        axes_.tick_params(labelsize=8)
+    bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02, extend="both")
+    bar.set_label("local resolution (Å)", fontsize=9)
+
+
+def resolution_histogram(figure, resolutions):
+    """How many voxels of the mask have each resolution; `resolutions`: maps in A, zero outside of the mask, by their names."""
+    axes = figure.subplots()
+    values = {name: map_[map_ > 0] for name, map_ in resolutions.items()}
+    low, high = np.percentile(np.concatenate(list(values.values())), (0.5, 99.5))
+    bins = np.linspace(np.floor(2 * low) / 2, np.ceil(2 * high) / 2, 61)
+    for (name, inside), colour in zip(values.items(), (AFTER, BEFORE), strict=False):
+        median = np.median(inside)
+        share = np.full(len(inside), 100 / len(inside))
+        axes.hist(np.clip(inside, bins[0], bins[-1]), bins=bins, weights=share, alpha=0.5, color=colour, label=f"{name}: median {median:.2f} Å")
+        axes.axvline(median, color=colour, linewidth=1, linestyle="--")
+    axes.set_xlabel("local resolution (Å)")
+    axes.set_ylabel("voxels of the mask (%)")
+    axes.set_title("Histogram of the local resolution")
+    axes.legend(frameon=False)
+
+
+def picture(figure, pixels):
+    """A picture that the program drew."""
+    axes = figure.add_axes([0, 0, 1, 1])
+    axes.imshow(pixels)
+    axes.set_axis_off()

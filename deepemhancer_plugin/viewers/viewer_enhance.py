@@ -63,38 +63,26 @@ class DeepEMhancerViewer(ProtocolViewer):
         return read(0, self._output().getFileName())
 
     # --------------------------- the views
-    def _plot(self, title, draw, *arguments, size=(7, 5)):
-        plotter = EmPlotter(figsize=size, windowTitle=f"{title} - {self.protocol.getObjLabel()}")
-        plotter.tightLayoutOn = False  # the constrained layout leaves room for the colour bar
-        plotter.getFigure().set_layout_engine("constrained")
-        draw(plotter.getFigure(), *arguments)
-        return [plotter]
-
     def _showSlices(self, _param=None):
-        return self._plot("Central slices", figures.slices, self._before(), self._after(), self._output().getSamplingRate(),
+        return plot(self, "Central slices", figures.slices, self._before(), self._after(), self._output().getSamplingRate(),
                           size=(10, 6.5))
 
     def _showFsc(self, _param=None):
         files = self._inputFiles()
         if len(files) != 2:
             return [self.infoMessage("The input of this run was a single map: there are no half maps to compare.", "FSC")]
-        return self._plot("FSC", figures.fourier_shell_correlation, *[read(*location) for location in files],
+        return plot(self, "FSC", figures.fourier_shell_correlation, *[read(*location) for location in files],
                           self._output().getSamplingRate())
 
     def _showProfile(self, _param=None):
-        return self._plot("Amplitude profile", figures.amplitude_profile, self._before(), self._after(),
+        return plot(self, "Amplitude profile", figures.amplitude_profile, self._before(), self._after(),
                           self._output().getSamplingRate())
 
     def _showHistogram(self, _param=None):
-        return self._plot("Histogram", figures.histogram, self._before(), self._after())
+        return plot(self, "Histogram", figures.histogram, self._before(), self._after())
 
     def _showChimera(self, _param=None):
-        script = self.writeChimeraScript()
-        program = Chimera.getProgram()
-        if not (program and os.path.exists(program)):
-            return [self.errorMessage(f"ChimeraX is not installed: install it with *scipion3 installp -p scipion-em-chimera*, "
-                                      f"or open {script} in your own.", "ChimeraX")]
-        return [ChimeraView(script)]
+        return openScript(self, self.writeChimeraScript())
 
     def writeChimeraScript(self):
         """Writes the script for ChimeraX into the protocol's folder; returns its path."""
@@ -111,6 +99,24 @@ class DeepEMhancerViewer(ProtocolViewer):
         script = os.path.abspath(self.protocol._getExtraPath("enhanced.cxc"))
         chimera.writeScript(script, axes, maps, rate, output.getOrigin(force=True).getShifts())
         return script
+
+
+def plot(viewer, title, draw, *arguments, size=(7, 5)):
+    """The views of a figure that `draw` fills."""
+    plotter = EmPlotter(figsize=size, windowTitle=f"{title} - {viewer.protocol.getObjLabel()}")
+    plotter.tightLayoutOn = False  # the constrained layout leaves room for the colour bar
+    plotter.getFigure().set_layout_engine("constrained")
+    draw(plotter.getFigure(), *arguments)
+    return [plotter]
+
+
+def openScript(viewer, script):
+    """The views of a script for ChimeraX; where ChimeraX is absent, a message that says where the script is."""
+    program = Chimera.getProgram()
+    if not (program and os.path.exists(program)):
+        return [viewer.errorMessage(f"ChimeraX is not installed: install it with *scipion3 installp -p scipion-em-chimera*, "
+                                    f"or open {script} in your own.", "ChimeraX")]
+    return [ChimeraView(script)]
 
 
 def read(index, name):

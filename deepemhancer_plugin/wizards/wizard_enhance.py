@@ -10,7 +10,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER
 from pyworkflow.wizard import Wizard
 
 from deepemhancer_plugin.plugin import Plugin
-from deepemhancer_plugin.protocols import ProtDeepEMhancer
+from deepemhancer_plugin.protocols import ProtDeepEMhancer, ProtDeepRes
 
 MEASURE = Path(__file__).with_name("measure.py")
 WINDOW_BYTES = 700 * 2 ** 20  # of GPU memory for one window of 64 voxels a side, as the program counts
@@ -74,7 +74,7 @@ class DeepEMhancerNoiseWizard(Wizard):
 
 
 class DeepEMhancerMaskWizard(Wizard):
-    _targets = [(ProtDeepEMhancer, ["maskThreshold"])]  # noqa: RUF012
+    _targets = [(ProtDeepEMhancer, ["maskThreshold"]), (ProtDeepRes, ["maskThreshold"])]  # noqa: RUF012
     _environments = [DESKTOP_TKINTER]  # noqa: RUF012
 
     def show(self, form, *_):
