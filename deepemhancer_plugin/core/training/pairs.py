@@ -198,7 +198,8 @@ def prepare_pair(entry: Entry, task: Task, threshold: float = CORRELATION, use_f
     stats = noise_from_halves(first.data, second.data)
     shape = resampled_shape(first.data.shape, first.sampling_rate)
     halves = [resample(half.data, shape) for half in (first, second)]
-    mean = (halves[0] + halves[1]) / 2 - np.float32(stats.mean)
+    average = (halves[0] + halves[1]) / 2
+    mean = average - np.float32(stats.mean)
     molecule = _placed(entry, first, shape)
 
     inside = around(molecule, shape, 1.0, 3.0) > 0
@@ -225,12 +226,12 @@ def prepare_pair(entry: Entry, task: Task, threshold: float = CORRELATION, use_f
         region = _soft(around(molecule, shape, 1.0, TARGET_MASK), 1.5)
     target = TARGET_SCALE * region * locscale(filtered, model, region > 0.01, workers=-1)
     if task.masked:
-        average = (first.data + second.data) / 2
         if users is None:
             users = resample(around(molecule, shape, 1.0, 4.0), first.data.shape) > 0.5
-        inputs = prepare_masked(resample(normalize_with_mask(average, users, MASK_RULE), shape), task.channels, compress=task.compress)
+        masked = normalize_with_mask((first.data + second.data) / 2, users, MASK_RULE)
+        inputs = prepare_masked(resample(masked, shape), task.channels, compress=task.compress)
     else:
-        inputs = prepare(mean, 0.0, stats.std, task.channels, compress=task.compress)
+        inputs = prepare(average, stats.mean, stats.std, task.channels, compress=task.compress)
     places = np.round(molecule.positions[:, ::-1]).astype(int)
     kept = tuple(slice(max(0, low - ROOM), high + ROOM + 1) for low, high in zip(places.min(0), places.max(0), strict=True))
     volumes = as_float16(np.concatenate([inputs, target[..., None]], axis=-1)[kept])
