@@ -76,16 +76,17 @@ class TestLocalResolution(DeepResTest):
                 "from deepemhancer_plugin.core.localres.networks import RANGES, build, save_weights;"
                 f"save_weights({cls.weights!r}, build('dense', RANGES['1.0']), {{}})")
         subprocess.run(["bash", "-c", f"{Plugin.getActivation()} && python -c {shlex.quote(code)}"], check=True, env=Plugin.getEnviron())
+        # First a map alone, then continued with a mask and the half maps of another volume
+        cls.prot = cls.protocol(inputVolume=cls.importVolume(cls.paths[0]), network=NETWORK_FILE, networkFile=cls.weights)
+        cls.launchProtocol(cls.prot)
+        cls.alone = mrcfile.read(cls.prot.ResolutionVolume.getFileName())
+        cls.outputs = [name for name, _ in cls.prot.iterOutputAttributes()]
         cls.maskObject = cls.importMask(cls.mask)
-        cls.prot = cls.localResolution(useHalfMaps=True, inputMask=cls.maskObject)
+        for name, value in (("inputMask", cls.maskObject), ("useHalfMaps", True), ("halfMapsOf", cls.volume), ("runMode", MODE_RESUME)):
+            getattr(cls.prot, name).set(value)
+        cls.launchProtocol(cls.prot)
 
-    @classmethod
-    def localResolution(cls, **arguments):
-        prot = cls.protocol(**{"network": NETWORK_FILE, "networkFile": cls.weights, **arguments})
-        cls.launchProtocol(prot)
-        return prot
-
-    def checkOutput(self, volume, mask=None):
+    def checkOutput(self, volume):
         """A map of the input's geometry, zero outside of the mask, with its range as attributes."""
         self.assertIsInstance(volume, Volume)
         self.assertEqual(volume.getDim(), SHAPE[::-1])
@@ -95,24 +96,30 @@ class TestLocalResolution(DeepResTest):
             np.testing.assert_allclose(mrc.voxel_size.tolist(), RATE, rtol=1e-5)
             np.testing.assert_allclose(mrc.header.origin.tolist(), SHIFTS)
             data = mrc.data.copy()
-        if mask is not None:
-            np.testing.assert_array_equal(data > 0, mask)
+        np.testing.assert_array_equal(data > 0, self.mask)
         inside = data[data > 0]
         for name, value in ((FINEST, inside.min()), (MEDIAN, np.median(inside)), (COARSEST, inside.max())):
             self.assertAlmostEqual(getattr(volume, name).get(), value, places=2)
         return data
 
-    def test_with_mask_and_half_maps(self):
-        resolution = self.checkOutput(self.prot.ResolutionVolume, self.mask)
+    def test_a_map_alone(self):
+        """The program's own mask holds the particle."""
+        self.assertEqual(self.outputs, [RESOLUTION])
+        self.assertEqual(self.alone.shape, SHAPE)
+        self.assertGreater((self.alone > 0)[self.mask].mean(), 0.9)
+        self.assertLess((self.alone > 0).mean(), 0.3)
+
+    def test_continued_with_mask_and_half_maps(self):
+        resolution = self.checkOutput(self.prot.ResolutionVolume)
         self.assertTrue((resolution[self.mask] >= 2 * RATE).all() and (resolution[self.mask] <= 13).all())
-        fsc = self.checkOutput(self.prot.LocalFscVolume, self.mask)
+        fsc = self.checkOutput(self.prot.LocalFscVolume)
         self.assertFalse(np.array_equal(resolution, fsc))
         summary, volume = "\n".join(self.prot.summary()), self.prot.ResolutionVolume
         self.assertIn(f"median {getattr(volume, MEDIAN).get():.2f} A, from {getattr(volume, FINEST).get():.2f} to", summary)
         for words in ("Local FSC of the half maps", "*Half maps*: the map claims more than the halves support in ", "Network: ", "CPU"):
             self.assertIn(words, summary)
         self.assertIn("RamirezAportela2019", self.prot.methods()[0])
-        for source in (self.volume, self.maskObject):
+        for source in (self.prot.inputVolume.get(), self.volume, self.maskObject):
             self.assertIn(source.getObjId(), [parent.getObjId() for parent in self.proj.getSourceParents(volume)])
 
     def test_attributes_are_kept_in_the_project(self):
@@ -121,19 +128,6 @@ class TestLocalResolution(DeepResTest):
         for name in (RESOLUTION, LOCAL_FSC):
             for attribute in (FINEST, MEDIAN, COARSEST):
                 self.assertEqual(getattr(getattr(stored, name), attribute).get(), getattr(getattr(self.prot, name), attribute).get())
-
-    def test_without_mask_continued_with_half_maps_of_another_volume(self):
-        single = self.importVolume(self.paths[0])
-        prot = self.localResolution(inputVolume=single)
-        self.checkOutput(prot.ResolutionVolume)
-        self.assertFalse(hasattr(prot, LOCAL_FSC))
-        prot.useHalfMaps.set(True)
-        prot.halfMapsOf.set(self.volume)
-        prot.runMode.set(MODE_RESUME)
-        self.launchProtocol(prot)
-        self.checkOutput(prot.LocalFscVolume)
-        parents = [parent.getObjId() for parent in self.proj.getSourceParents(prot.LocalFscVolume)]
-        self.assertIn(self.volume.getObjId(), parents)
 
     def test_failure_says_why_and_leaves_nothing(self):
         prot = self.protocol(network=NETWORK_FILE, networkFile=writeMap(self.getOutputPath("no_network.npz"), self.half1))
@@ -181,7 +175,7 @@ class TestLocalResolution(DeepResTest):
         text = Path(script).read_text()
         opened = re.findall(r'^open "(.+)"$', text, re.MULTILINE)
         self.assertEqual([os.path.exists(path) for path in opened], [True] * 3)  # axes, map, colours
-        self.assertEqual(opened[1], os.path.abspath(self.volume.getFileName().removesuffix(":mrc")))
+        self.assertEqual(opened[1], os.path.abspath(self.prot.getInputLocation()[1]))
         for number in (2, 3):
             self.assertIn(f"volume #{number} origin {','.join(f'{shift:g}' for shift in SHIFTS)}\n", text)
         palette = re.search(r"^color sample #2 map #3 palette (\S+)$", text, re.MULTILINE).group(1)

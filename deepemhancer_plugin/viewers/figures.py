@@ -105,13 +105,14 @@ def resolution_slices(figure, volume, resolution, rate):
         grey, plane = (np.take(map_, position, axis) for map_ in (volume, resolution))
         extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
         shared = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-        axes_.imshow(grey, cmap="gray", vmin=np.percentile(volume, 1), vmax=np.percentile(volume, 99.9), **shared)
-        image = axes_.imshow(np.ma.masked_equal(plane, 0), cmap=RESOLUTION_COLOURS, vmin=low, vmax=high, alpha=0.75, **shared)
+        axes_.imshow(grey, cmap="gray_r", vmin=np.percentile(volume, 1), vmax=np.percentile(volume, 99.9), **shared)
+        image = axes_.imshow(np.ma.masked_equal(plane, 0), cmap=RESOLUTION_COLOURS, vmin=low, vmax=high, alpha=0.85, **shared)
         axes_.set_title(f"{cut} = {position * rate:.0f} Å", fontsize=10)
         axes_.set_xlabel(f"{horizontal} (Å)", fontsize=9)
         axes_.set_ylabel(f"{vertical} (Å)", fontsize=9)
         axes_.tick_params(labelsize=8)
     bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02, extend="both")
+    bar.solids.set_alpha(1)
     bar.set_label("local resolution (Å)", fontsize=9)
 
 
@@ -128,6 +129,7 @@ def resolution_histogram(figure, resolutions):
         axes.axvline(median, color=colour, linewidth=1, linestyle="--")
     axes.set_xlabel("local resolution (Å)")
     axes.set_ylabel("voxels of the mask (%)")
+    axes.margins(y=0.25)  # room for the legend
     axes.set_title("Histogram of the local resolution")
     axes.legend(frameon=False)
 

@@ -30,12 +30,12 @@ class DeepResViewer(ProtocolViewer):
                       help="The surface of the input map, coloured by resolution; grey where it lies outside of the mask.")
         form.addParam("showSlices", params.LabelParam, label="Slices",
                       help="Slices of the input map through the centre of the mask, coloured by resolution.")
+        form.addParam("showHistogram", params.LabelParam, label="Histogram",
+                      help="How many voxels of the mask have each resolution.")
         if self._compared():
             form.addParam("showComparison", params.LabelParam, label="Claimed and supported",
                           help="What the map claims, by DeepRes, against what the half maps support, by their local FSC. Where the map claims "
                                "a finer resolution, it shows details that no data stand behind.")
-        form.addParam("showHistogram", params.LabelParam, label="Histogram",
-                      help="How many voxels of the mask have each resolution.")
 
     def _getVisualizeDict(self):
         return {"showChimera": self._showChimera, "showSlices": self._showSlices, "showHistogram": self._showHistogram,
