@@ -3,6 +3,9 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import fft
+
+SYMMETRIES = ("C2", "C2", "C3", "C4", "C5", "C6", "C7", "D2", "D3", "D4", "T", "O", "I", "helix", "helix", "helix", "shell")  # in training
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,22 @@ class Conditions:
     solvent          density of the bulk solvent relative to the molecule's mean
     micelle          density of a detergent belt relative to the molecule's mean; 0: none
     micelle_height, micelle_width   half height of the belt, and its width beyond the molecule
-    copies           copies of the molecule around a point-group axis C_n, in contact with each other
-    weak             occupancy of a tenth to a third of the molecule at one end
+    symmetry         C1, or copies of the molecule in contact: C2 to C19, D2 to D9, T, O, I, "helix" (a fibre through the box) or "shell"
+                     (20-60 copies in random orientations on a sphere)
+    ligands          small ligands and glycans added to the molecule's surface, in the target as in the halves
+    weak             occupancy of a tenth to a third of the molecule at one end, or of one of the copies
     noise            its strength relative to what `resolution` asks for; 0: none, two equal halves
     noise_exponent   amplitude of the noise ~ |k|^noise_exponent; 0.5 is back-projection's
     preferred        0-1, how much the views crowd around one direction: more noise along the directions seen least
+    reconstruction   noise and edges as RELION's reconstruction leaves them: stronger where the CTF averages to little and at the rim of the
+                     Fourier sphere, nothing beyond, views of a Watson distribution, a sphere before the loss of contrast. False: coloured
+                     noise alone, in the whole Fourier box, and a sphere that ends inside the box
+    defocus          mean defocus in um (from half to one and a half times of it), with `reconstruction`; 0: no effect of the CTF
     low_pass         cut of both halves (None: none), as a filter applied afterwards
     centred          the molecule in the middle of the box, or off it by up to a quarter of the room
     sphere           zero outside the sphere of reconstruction
+    offset           density of the solvent, relative to the noise of a half: real maps rarely have a mean of zero
+    float16          rounded to half precision
     random_pose      a random rotation and sub-voxel shift; False keeps the model's own orientation and the centre of its atoms
     """
     resolution: float = 3.5
@@ -42,13 +53,18 @@ class Conditions:
     micelle: float = 0.0
     micelle_height: float = 16.0
     micelle_width: float = 10.0
-    copies: int = 1
+    symmetry: str = "C1"
+    ligands: int = 0
     weak: float = 1.0
     noise_exponent: float = 0.5
     preferred: float = 0.0
+    reconstruction: bool = True
+    defocus: float = 2.1
     low_pass: float | None = None
     centred: bool = True
     sphere: bool = True
+    offset: float = 0.0
+    float16: bool = False
     random_pose: bool = True
     noise: float = 1.0
 
@@ -56,8 +72,9 @@ class Conditions:
 def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128), typical: bool = False) -> Conditions:
     """Conditions drawn from the range met in practice; `typical` (2.6-6 A, whole molecules) leaves out the rare and the extreme ones.
 
-    `typical` is what evaluations use; training sees more (filters, other colours of noise, strong B factors, boxes with
-    an edge between the two lengths `box` in A, which cut large molecules), so that nothing met later is new to the network.
+    `typical` is what evaluations use, with the plainer noise that their tables began with; training sees more (reconstructions, assemblies,
+    ligands, filters, other colours of noise, strong B factors, voxels from 0.5 to 2.2 A, boxes with an edge between the two lengths `box` in
+    A, which cut large molecules), so that nothing met later is new to the network.
     """
     low, high = (2.6, 6.0) if typical else (2.3, 8.0)
     conditions = Conditions(
@@ -65,12 +82,15 @@ def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128)
         resolution=1 / rng.uniform(1 / high, 1 / low), box=None, margin=rng.uniform(10, 24), b_factor=rng.uniform(20, 200),
         disorder=rng.uniform(0, 200), pose_error=rng.uniform(0.08, 0.25), angle_error=rng.uniform(0.2, 1.0), solvent=rng.uniform(0.3, 0.8),
         micelle=rng.uniform(0.3, 0.7) if rng.random() < 0.33 else 0.0, micelle_height=rng.uniform(12, 20), micelle_width=rng.uniform(5, 18),
-        preferred=rng.uniform(0.3, 1) if rng.random() < 0.2 else 0.0, centred=rng.random() < 0.7)
+        preferred=rng.uniform(0.3, 1) if rng.random() < 0.2 else 0.0, centred=rng.random() < 0.7, reconstruction=False)
     if typical:
         return conditions
-    changes: dict = {"sphere": rng.random() < 0.8}
+    changes: dict = {"sphere": rng.random() < 0.8, "reconstruction": rng.random() < 0.7}
+    changes["defocus"] = rng.uniform(0.6, 2.5) if rng.random() < 0.8 else 0.0
     if rng.random() < 0.25:
-        changes["copies"] = int(rng.integers(2, 5))
+        changes["symmetry"] = str(rng.choice(SYMMETRIES))
+    if rng.random() < 0.25:
+        changes["ligands"] = int(rng.integers(1, 7))
     if rng.random() < 0.2:
         changes["weak"] = rng.uniform(0.2, 0.8)
     if rng.random() < 0.25:
@@ -81,7 +101,10 @@ def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128)
         changes["b_factor"] = rng.uniform(0, 500)
     if rng.random() < 0.2:
         changes["solvent"] = rng.uniform(0, 0.9)
-    # The voxel sizes that a network at 1 A/voxel meets: it never sees frequencies beyond the microscope's Nyquist limit.
-    changes["sampling_rate"] = float(rng.choice([1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2)], p=[0.4, 0.4, 0.2]))
-    changes["box"] = math.ceil(rng.integers(box[0], box[1] + 1) / changes["sampling_rate"])
+    changes["float16"] = rng.random() < 0.15
+    # Finer voxels than the networks' cost most and bring least: what lies beyond 2 A is dropped again.
+    rates = [1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2), rng.uniform(0.5, 1.0)]
+    rate = changes["sampling_rate"] = float(rng.choice(rates, p=[0.35, 0.37, 0.2, 0.08]))
+    edge = rng.integers(box[0], box[1] + 1) if rate > 0.8 else box[0]
+    changes["box"] = fft.next_fast_len(math.ceil(edge / rate), real=True)  # as reconstructions have them
     return replace(conditions, **changes)

@@ -4,8 +4,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import fft
 from scipy.spatial.transform import Rotation
+from scipy.special import i0e
 
+from deepemhancer_plugin.core.simulation.assembly import assemble
 from deepemhancer_plugin.core.simulation.conditions import Conditions
+from deepemhancer_plugin.core.simulation.ligands import decorate
 from deepemhancer_plugin.core.simulation.molecule import U_TO_B, Molecule, mask, potential
 
 TARGET_SCALE = 2.0      # the target is twice the potential: its 95th percentile inside a protein is about one
@@ -13,6 +16,9 @@ DISORDER_IN_TARGET = 0.5  # share of the disorder and pose errors' B that the ta
 TARGET_MASK = 2.4       # A from an atom's centre to the edge of the target's tight mask,
 WIDE_MASK = 7.4         # and of the wide one
 DISORDER_IN_SHARP = 0.2   # the same share for the target "sharp"
+WAVELENGTH = 0.0197     # A, of electrons at 300 kV
+CROWDING = 5.0          # kappa of the Watson distribution of the views where `preferred` is 1
+RIM, RIM_WIDTH = 3.5, 0.5  # how much noise power the rim of the Fourier sphere has more, falling inwards by e within so many shells
 
 
 @dataclass(frozen=True)
@@ -75,20 +81,16 @@ def _middle(molecule: Molecule) -> np.ndarray:
     return (molecule.positions.min(0) + molecule.positions.max(0)) / 2
 
 
-def _arranged(molecule: Molecule, conditions: Conditions, rng: np.random.Generator) -> Molecule:
-    """The molecule or its C_n copies about the origin, in a random orientation."""
+def _arranged(molecule: Molecule, conditions: Conditions, length: float | None, rng: np.random.Generator) -> tuple[Molecule, Molecule]:
+    """The molecule, and it or its copies about the origin, in a random orientation; a fibre fills `length` A."""
     rotation = Rotation.random(rng=rng) if conditions.random_pose else Rotation.identity()
     molecule = molecule.moved(Rotation.identity(), -_middle(molecule)).moved(rotation, np.zeros(3))
-    if conditions.copies == 1:
-        return molecule
-    # Copies touch where their half widths seen from the axis meet.
-    n = conditions.copies
-    width = np.percentile(np.abs(molecule.positions[:, 1]), 98) + 1.5
-    molecule = molecule.moved(Rotation.identity(), np.array([width / np.tan(np.pi / n) if n > 2 else width, 0.0, 0.0]))
-    copies = [molecule.moved(Rotation.from_rotvec([0, 0, 2 * np.pi * i / n]), np.zeros(3)) for i in range(n)]
+    if conditions.ligands:
+        molecule = decorate(molecule, conditions.ligands, rng)
+    if conditions.symmetry == "C1":
+        return molecule, molecule
     turned = Rotation.random(rng=rng) if conditions.random_pose else Rotation.identity()
-    joined = Molecule(*(np.concatenate([getattr(c, f) for c in copies]) for f in ("elements", "positions", "b_factors", "occupancies")))
-    return joined.moved(turned, np.zeros(3))
+    return molecule, assemble(molecule, conditions.symmetry, length, rng).moved(turned, np.zeros(3))
 
 
 def _flexibility(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -129,15 +131,48 @@ def _micelle(box: _Box, molecule: Molecule, conditions: Conditions, rng: np.rand
     return belt
 
 
-def _noise(box: _Box, conditions: Conditions, direction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half spectrum of a Gaussian field whose amplitude is |k|^exponent, stronger along the directions that few views hold."""
-    noise = box.forward(rng.standard_normal(box.shape, np.float32))
-    noise *= np.maximum(box.k, 0.5 / (max(box.shape) * box.rate)) ** np.float32(conditions.noise_exponent)
+def _sphere(box: _Box, conditions: Conditions) -> np.ndarray | np.float32:
+    """The sphere of reconstruction (z, y, x), 1 inside; RELION's edge falls outside of half the box, by half a cosine over three voxels."""
+    if not conditions.sphere:
+        return np.float32(1)
+    c = [(np.arange(n) - n // 2).astype(np.float32) ** 2 for n in box.shape]
+    half = box.shape[0] / 2
+    start, end = (half, half + 3) if conditions.reconstruction else (half - 4, half - 0.5)
+    return _cosine(np.sqrt(c[0][:, None, None] + c[1][None, :, None] + c[2][None, None, :]), start, end)
+
+
+def _amplitude(box: _Box, conditions: Conditions, direction: np.ndarray) -> np.ndarray:
+    """Amplitude of the noise at each coefficient of the half spectrum, in any unit: |k|^exponent, and what a reconstruction makes of it.
+
+    A coefficient's noise power is the inverse of its weight, the sum of CTF^2 over the views that hold it. Views of a Watson distribution
+    about d, exp(kappa cos^2), put on a plane at angle theta from d the weight exp(x) I0(x) with x = kappa sin^2(theta) / 2.
+    """
+    amplitude = np.maximum(box.k, 0.5 / (max(box.shape) * box.rate)) ** np.float32(conditions.noise_exponent)
     if conditions.preferred > 0:
-        # A view down d fills the plane across d; when views crowd around d, a coefficient at angle theta from d is hit ~ sin^2 as often.
         along = sum(k * np.float32(d) for k, d in zip(box.axes, direction[::-1], strict=True)) / np.maximum(box.k, 1e-9)
-        noise /= np.sqrt(1.02 - np.float32(conditions.preferred) * along**2)
-    return noise
+        if conditions.reconstruction:
+            x = np.float32(CROWDING / 2 * conditions.preferred) * np.maximum(1 - along**2, 0)
+            amplitude /= np.sqrt(i0e(x)) * np.exp(x)  # i0e(x) = exp(-x) I0(x)
+        else:
+            amplitude /= np.sqrt(1.02 - np.float32(conditions.preferred) * along**2)
+    if conditions.reconstruction:
+        k = np.linspace(0, float(box.k.max()), 2048)
+        nyquist, shell = 0.5 / box.rate, 1 / (max(box.shape) * box.rate)
+        gain = np.sqrt((1 + RIM * np.exp(np.minimum((k - nyquist) / (RIM_WIDTH * shell), 0))) / _mean_ctf_square(k, conditions.defocus))
+        amplitude *= np.interp(box.k.ravel(), k, gain).reshape(box.k.shape).astype(np.float32)
+    return amplitude
+
+
+def _mean_ctf_square(k: np.ndarray, defocus: float) -> np.ndarray:
+    """CTF^2 at k (n,) in 1/A, averaged over defoci from half to one and a half times `defocus` um; 300 kV, Cs 2.7 mm, amplitude contrast 0.1.
+
+    CTF = sin(chi + arcsin 0.1), chi = pi lambda z k^2 - pi / 2 Cs lambda^3 k^4.
+    """
+    if defocus == 0:
+        return np.ones_like(k)
+    z = np.linspace(0.5, 1.5, 64)[:, None] * defocus * 1e4
+    chi = np.pi * WAVELENGTH * z * k**2 - np.pi / 2 * 2.7e7 * WAVELENGTH**3 * k**4
+    return np.square(np.sin(chi + np.arcsin(0.1))).mean(0)
 
 
 def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int = 1, target: str = "tight") -> Simulated:
@@ -145,13 +180,15 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
 
     `target`: "tight"; "wide": in a mask 5 A wider, with what lies around the molecule (a micelle); "sharp": with less of the disorder.
 
-    The steps: rotation and sub-voxel shift; B factors from the file, disorder and alignment errors; scattering potential; bulk solvent and
-    micelle; two independent noise fields with the amplitude of a back-projection, as strong as the signal of the molecule's volume demands for
-    an FSC of 0.143 at `conditions.resolution`; loss of contrast; the sphere of reconstruction.
+    The steps: rotation and sub-voxel shift, ligands, copies; B factors from the file, disorder and alignment errors; scattering potential; bulk
+    solvent and micelle; two independent noise fields with the amplitude of a back-projection, as strong as the signal of the molecule's
+    volume demands for an FSC of 0.143 at `conditions.resolution`; the sphere of reconstruction; loss of contrast. How near that comes to
+    RELION's half maps: docs/simulation.md.
     """
     rng = np.random.default_rng(seed)
-    placed = _arranged(molecule, conditions, rng)
     rate = conditions.sampling_rate
+    one, placed = _arranged(molecule, conditions, conditions.box and 3**0.5 * conditions.box * rate, rng)
+    copies = len(placed) // len(one)
     extent = np.ptp(placed.positions, axis=0).max() if conditions.random_pose else 2 * np.abs(placed.positions).max()
     edge = conditions.box or int(2 * np.ceil((extent + 2 * conditions.margin) / rate / 2))
     edge = conditions.box or fft.next_fast_len(edge, real=True)
@@ -161,19 +198,24 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     shift = rng.uniform(-0.5, 0.5, 3) * rate if conditions.random_pose else np.zeros(3)
     if not conditions.centred:
         shift = shift + rng.uniform(-0.5, 0.5, 3) * room
-    if extent > size:  # larger than the box: some part of it in the middle
+    if extent > size and conditions.symmetry != "helix":  # larger than the box: some part of it in the middle
         shift = shift - placed.positions[rng.integers(len(placed))]
     placed = placed.moved(Rotation.identity(), shift + (edge // 2) * rate)
     inside = np.all((placed.positions > 0) & (placed.positions < size), axis=1)
-    placed = placed[inside] if inside.sum() > 50 else placed
+    inside = inside if inside.sum() > 50 else np.full(len(placed), True)
+    placed = placed[inside]
 
-    flexible = _flexibility(placed.positions, rng)
+    # Copies are disordered alike.
+    flexible = _flexibility(placed.positions, rng) if copies == 1 else np.tile(_flexibility(one.positions, rng), copies)[inside]
     distance = np.linalg.norm(placed.positions - (edge // 2) * rate, axis=1)
     extra = conditions.disorder * flexible
     extra = extra + U_TO_B * (conditions.pose_error**2 + (np.deg2rad(conditions.angle_error) * distance) ** 2 / 2)
     occupancy = placed.occupancies
     if conditions.weak < 1:
-        occupancy = occupancy * np.where(flexible > np.quantile(flexible, rng.uniform(0.67, 0.9)), conditions.weak, 1.0)
+        weak = flexible > np.quantile(flexible, rng.uniform(0.67, 0.9))
+        if copies > 1 and rng.random() < 0.5:
+            weak = (np.flatnonzero(inside) // len(one)) == rng.integers(copies)
+        occupancy = occupancy * np.where(weak, conditions.weak, 1.0)
     seen = replace(placed, b_factors=placed.b_factors + extra, occupancies=occupancy)
     observed = potential(seen, box.shape, rate, workers)
     kept = DISORDER_IN_SHARP if target == "sharp" else DISORDER_IN_TARGET
@@ -196,7 +238,8 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     spectrum = box.forward(signal)
 
     direction = Rotation.random(rng=rng).apply([1.0, 0.0, 0.0])
-    noises = [_noise(box, conditions, direction, rng) for _ in range(2)]
+    amplitude = _amplitude(box, conditions, direction)
+    noises = [box.forward(rng.standard_normal(box.shape, np.float32)) * amplitude for _ in range(2)]
     # FSC = SNR / (1 + SNR) = 0.143 for one half: the noise's power in the molecule's volume is six times the signal's there.
     fraction = float(hull.mean())
     frequency = min(1 / conditions.resolution, 0.45 / rate)
@@ -208,16 +251,20 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
         cut = 1 / conditions.low_pass
         contrast = contrast * _cosine(box.k, cut, 1.1 * cut)
         target_filter = target_filter * _cosine(box.k, 0.95 * cut, 1.1 * cut)
-    halves = [box.back((spectrum + np.float32(level) * noise) * contrast) for noise in noises]
-    noise_std = float(np.sqrt(sum(np.square(box.back(level * noise * contrast)).mean(dtype=np.float64) for noise in noises)) / 2)
+    sphere = _sphere(box, conditions)
+    noises = [noise * np.float32(level) for noise in noises]
+    if conditions.reconstruction:
+        reach = box.k <= 0.5 / rate
+        noises = [noise * reach for noise in noises]
+        halves = [box.back(box.forward(box.back(spectrum * reach + noise) * sphere) * contrast) for noise in noises]
+    else:
+        halves = [box.back((spectrum + noise) * contrast) * sphere for noise in noises]
+    noise_std = float(np.sqrt(sum(np.square(box.back(noise * contrast)).mean(dtype=np.float64) for noise in noises)) / 2)
+    halves = [half + np.float32(conditions.offset * noise_std * 2**0.5) for half in halves]
+    if conditions.float16:
+        halves = [half.astype(np.float16) for half in halves]
     region = tight if target != "wide" else np.clip(box.smooth(mask(placed, box.shape, rate, WIDE_MASK), 6.0), 0, 1)
-    wanted = box.back(ideal * target_filter) * region * np.float32(TARGET_SCALE)
-    if conditions.sphere:
-        c = [(np.arange(n) - n // 2).astype(np.float32) ** 2 for n in box.shape]
-        radius = np.sqrt(c[0][:, None, None] + c[1][None, :, None] + c[2][None, None, :])
-        sphere = _cosine(radius, edge / 2 - 4, edge / 2 - 0.5)
-        halves = [half * sphere for half in halves]
-        wanted *= sphere
+    wanted = box.back(ideal * target_filter) * region * sphere * np.float32(TARGET_SCALE)
     # A grid cannot hold the sharpest atoms: the model map ends before Nyquist instead of ringing.
     model_map = box.back(model * _cosine(box.k, 0.42 / rate, 0.5 / rate))
     half1, half2, wanted, model_map, tight = (np.ascontiguousarray(a, np.float32) for a in (*halves, wanted, model_map, tight))

@@ -1,4 +1,5 @@
 """Atomic models as arrays, and the electron-scattering potential, the mask and the envelope they give on a grid."""
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from deepemhancer_plugin.core.errors import InputError
 MEAN_B = 30.0    # A^2, what the file's B factors are standardised to,
 SPREAD_B = 15.0  # and their spread: files mean quite different things by a B factor
 U_TO_B = 8 * np.pi**2
+FINER = 1.25     # grid that atoms are summed on, against the map's
+NO_ATOMS = ("DUM",)  # residues that mark a membrane's planes
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Molecule:
 
 
 def from_structure(structure: gemmi.Structure, standardise: bool = True) -> Molecule:
-    """The first model's atoms without hydrogens and waters; B factors standardised to 30 +- 15 A^2, or those of the file (0 at least)."""
-    atoms = [atom for chain in structure[0] for residue in chain if not residue.is_water() for atom in residue
+    """The first model's atoms, ligands and glycans too, without hydrogens and waters; B factors standardised to 30 +- 15 A^2, or the file's."""
+    atoms = [atom for chain in structure[0] for residue in chain if not residue.is_water() and residue.name not in NO_ATOMS for atom in residue
              if atom.element.name not in ("H", "D", "X") and atom.occ > 0]
     b = np.array([atom.b_iso for atom in atoms], np.float64)
     spread = b.std() if len(b) else 0.0
@@ -90,24 +93,27 @@ def _grid(kind, shape: tuple[int, ...], rate: float):
 def potential(molecule: Molecule, shape: tuple[int, ...], rate: float, workers: int = 1) -> np.ndarray:
     """Half spectrum (nz, ny, nx // 2 + 1) of the molecule's electron-scattering potential, atom positions in the box's own frame.
 
-    Electron form factors of gemmi (Peng et al. 1996, Acta Cryst. A52, 257). The atoms are blurred to fit the grid and the blur is taken
-    out again in Fourier space.
+    Electron form factors of gemmi (Peng et al. 1996, Acta Cryst. A52, 257). The atoms are summed on a grid a quarter finer, blurred to
+    fit it, and the blur is taken out again in Fourier space: what aliasing leaves within the box's own Nyquist limit is 1 % at most.
     """
+    fine = tuple(fft.next_fast_len(math.ceil(FINER * n), real=True) for n in shape)
     calculator = gemmi.DensityCalculatorE()
     # Enough blur that an atom is sampled well on this grid: Refmac's rule, spacing d_min / (2 rate).
-    blur = max(0.0, U_TO_B / 1.1 * rate**2 - float(molecule.b_factors.min()))
-    calculator.d_min, calculator.rate, calculator.blur = 2 * rate, 1.0, blur
+    spacing = rate * max(n / f for n, f in zip(shape, fine, strict=True))
+    blur = max(0.0, U_TO_B / 1.1 * spacing**2 - float(molecule.b_factors.min()))
+    calculator.d_min, calculator.rate, calculator.blur = 2 * spacing, 1.0, blur
     calculator.cutoff = 1e-4
     calculator.grid.set_unit_cell(_cell(shape, rate))
     calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
-    calculator.grid.set_size(*shape[::-1])
+    calculator.grid.set_size(*fine[::-1])
     calculator.add_model_density_to_grid(_model(molecule))
-    density = np.asarray(calculator.grid.array, np.float32).transpose(2, 1, 0)
-    spectrum = fft.rfftn(density, workers=workers)
-    if blur:
-        for axis, frequencies in enumerate((fft.fftfreq(shape[0], rate), fft.fftfreq(shape[1], rate), fft.rfftfreq(shape[2], rate))):
-            factor = np.exp(blur / 4 * frequencies**2).astype(np.float32)
-            spectrum *= factor.reshape([-1 if a == axis else 1 for a in range(3)])
+    spectrum = fft.rfftn(np.asarray(calculator.grid.array, np.float32).transpose(2, 1, 0), workers=workers)
+    frequencies = [fft.fftfreq(shape[0], rate), fft.fftfreq(shape[1], rate), fft.rfftfreq(shape[2], rate)]
+    spectrum = spectrum[np.ix_(*(np.round(k * n * rate).astype(int) % f for k, n, f in zip(frequencies, shape, fine, strict=True)))]
+    spectrum *= np.float32(math.prod(shape) / math.prod(fine))
+    for axis, k in enumerate(frequencies):
+        factor = np.exp(blur / 4 * k**2).astype(np.float32)
+        spectrum *= factor.reshape([-1 if a == axis else 1 for a in range(3)])
     return spectrum
 
 
