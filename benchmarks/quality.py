@@ -97,7 +97,7 @@ def table(title: str, rows: list[Row]) -> str:
         lines += [line(f"**median gain** over {method}", np.nanmedian(gain, 0)), line(f"smallest gain over {method}", np.nanmin(gain, 0))]
     for kind in sorted(set().union(*(row[2] for row in rows))):
         chosen = np.array([kind in row[2] for row in rows])
-        lines += [line(f"{kind}, {chosen.sum()} maps: median, {method}", np.nanmedian(values[chosen, i], 0)) for i, method in enumerate(methods)]
+        lines += [line(f"{kind} ({chosen.sum()}): median, {method}", np.nanmedian(values[chosen, i], 0)) for i, method in enumerate(methods)]
     lines += ["", "Each map: mean of halves → enhanced" + (", in brackets relion_postprocess." if len(methods) == 3 else "."), "",
               "| map | conditions | " + " | ".join(COLUMNS[:n]) + " |", "|---" * (n + 2) + "|"]
     for name, what, _, v in rows:
