@@ -6,7 +6,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,7 +102,7 @@ def _enhanced(volume: np.ndarray, rate: float, half: int, settings: Settings) ->
     from deepemhancer_plugin.core.enhance import Options, enhance
     from deepemhancer_plugin.core.relion.external import lock_files, locked
 
-    model = cli._model(SimpleNamespace(weights=settings.weights, processingType=settings.variant, deepLearningModelPath=None, mask=None))
+    model = cli._model(argparse.Namespace(weights=settings.weights, processingType=settings.variant, deepLearningModelPath=None, mask=None))
     wanted = settings.gpu.replace(",", " ").split() if settings.gpu else []
     where = devices.select_devices(wanted[(half - 1) % len(wanted)] if wanted else None)
     if not wanted and len(where.numbers) > 1:
@@ -122,18 +121,21 @@ def _enhanced(volume: np.ndarray, rate: float, half: int, settings: Settings) ->
 
 def _example(folder: str) -> int:
     import shlex
+    import shutil
     from pathlib import Path
 
     from deepemhancer_plugin.core.relion.example import make_particles, refine_command
     from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
     from deepemhancer_plugin.core.synthetic import build_protein
 
-    conditions = Conditions(sampling_rate=1.5, box=64, noise=0, random_pose=False, b_factor=60, disorder=30)
+    conditions = Conditions(sampling_rate=2.0, box=48, noise=0, random_pose=False, b_factor=60, disorder=30)
     made = simulate(from_structure(build_protein(0)), conditions, 0, workers=-1)
     try:
-        make_particles(made.half1, 1.5, Path(folder), 300, 4.5)
+        make_particles(made.half1, 2.0, Path(folder), 120, 4.5)
         (Path(folder) / "refine").mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"--example {folder}: cannot be written ({error.strerror}); a writable folder is needed") from error
-    print(f"cd {shlex.quote(folder)}\n{shlex.join(refine_command('refine/run', 75))}")
+    beside = shutil.which("deepemhancer-relion", path=os.path.dirname(sys.executable))
+    print(f"cd {shlex.quote(folder)}\nexport RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE={shlex.quote(beside or 'deepemhancer-relion')}")
+    print(shlex.join(refine_command("refine/run", 75)))
     return 0
