@@ -59,7 +59,7 @@ class Conditions:
     noise_exponent: float = 0.5
     preferred: float = 0.0
     reconstruction: bool = True
-    defocus: float = 2.1
+    defocus: float = 1.8
     low_pass: float | None = None
     centred: bool = True
     sphere: bool = True
@@ -106,5 +106,5 @@ def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128)
     rates = [1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2), rng.uniform(0.5, 1.0)]
     rate = changes["sampling_rate"] = float(rng.choice(rates, p=[0.35, 0.37, 0.2, 0.08]))
     edge = rng.integers(box[0], box[1] + 1) if rate > 0.8 else box[0]
-    changes["box"] = fft.next_fast_len(math.ceil(edge / rate), real=True)  # as reconstructions have them
+    changes["box"] = fft.next_fast_len(math.ceil(edge / rate))  # as reconstructions have them
     return replace(conditions, **changes)

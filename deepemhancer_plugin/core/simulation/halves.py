@@ -18,7 +18,7 @@ WIDE_MASK = 7.4         # and of the wide one
 DISORDER_IN_SHARP = 0.2   # the same share for the target "sharp"
 WAVELENGTH = 0.0197     # A, of electrons at 300 kV
 CROWDING = 5.0          # kappa of the Watson distribution of the views where `preferred` is 1
-RIM, RIM_WIDTH = 3.5, 0.5  # how much noise power the rim of the Fourier sphere has more, falling inwards by e within so many shells
+RIM, RIM_WIDTH = 5.0, 0.35  # how much noise power the rim of the Fourier sphere has more, falling inwards by e within so many shells
 
 
 @dataclass(frozen=True)
