@@ -8,6 +8,7 @@ from deepemhancer_plugin.core.simulation.molecule import Molecule
 BOND = 1.45      # A
 APART = 2.4      # A between atoms that are not bonded to each other
 FROM_MOLECULE = 2.8  # A between a grown atom and the molecule's, but for those about the one it hangs on
+REACH = 6.0      # A that an atom of a ligand strays from the molecule at most
 FLEXIBLE = 12.0  # B in A^2 that each sugar has more than the one before it
 
 # A sugar in its chair: C1 C2 C3 C4 C5 O5, the substituents of C2, C3 and C4 and the arm of C5, C1 at the origin and C4 along x; A.
@@ -50,7 +51,8 @@ def _outwards(place: np.ndarray, tree: cKDTree) -> np.ndarray:
 
 def _glycan(atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Elements, positions (n, 3) and number of the sugar in its branch (n,)."""
-    placed, steps = [], []
+    placed: list[np.ndarray] = []
+    steps: list[np.ndarray] = []
     open_ends = [(atoms[anchor], 1)]
     for _ in range(int(rng.integers(1, 7))):
         if not open_ends:
@@ -95,7 +97,7 @@ def _ligand(atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Genera
         step = rng.standard_normal(3)
         new = root + BOND * step / np.linalg.norm(step)
         distance = np.linalg.norm(np.array(grown) - new, axis=1)
-        if np.sort(distance)[1:2].min(initial=APART) >= APART and tree.query(new)[0] > FROM_MOLECULE:
+        if np.sort(distance)[1:2].min(initial=APART) >= APART and FROM_MOLECULE < tree.query(new)[0] < REACH:
             grown.append(new)
     elements = rng.choice(["C", "O", "N", "P", "S"], len(grown), p=[0.68, 0.17, 0.11, 0.02, 0.02])
     return elements, np.array(grown).reshape(-1, 3), np.zeros(len(grown))
