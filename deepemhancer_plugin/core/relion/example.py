@@ -42,8 +42,9 @@ def make_particles(density: np.ndarray, rate: float, folder: Path, number: int, 
     """Particle images of a density (z, y, x) at `rate` A/voxel, with CTF and white noise, made by `relion_project`.
 
     Writes into `folder`: particles.mrcs; particles.star with angles (in degrees) and shifts (in A) off by Gaussian errors; truth.star without
-    errors; reference.mrc, the density cut at START A. The noise is so strong that the FSC of unmasked half maps from the true angles would
-    fall to 0.143 at `resolution` A: a coefficient at radius r (in Fourier voxels) is met by number / (2 r) images, and SSNR = FSC / (1 - FSC).
+    errors; density.mrc; reference.mrc, the density cut at START A, in the images' unit. The noise is so strong that the FSC of unmasked half maps
+    from the true angles falls to 0.143 at `resolution` A: a coefficient at radius r (in Fourier voxels) is met by number / (2 r) images, and
+    SSNR = FSC / (1 - FSC).
 
     Returns:
         the noise's standard deviation over the signal's in an image.
@@ -81,7 +82,7 @@ def make_particles(density: np.ndarray, rate: float, folder: Path, number: int, 
     mrcfile.write(folder / "particles.mrcs", images, overwrite=True, voxel_size=rate)
     for name in ("clean.mrcs", "clean.star"):
         (folder / name).unlink(missing_ok=True)
-    mrc.write_map(folder / "reference.mrc", low_passed(density, rate, START), mrc.new_map(density, rate))
+    mrc.write_map(folder / "reference.mrc", low_passed(density, rate, START) / np.float32(sigma), mrc.new_map(density, rate))
     return ratio
 
 
