@@ -36,27 +36,27 @@ def b_factor_of(volume):
     return -2 * np.polyfit(k[fitted] ** 2, np.log(power[fitted]), 1)[0]
 
 
-def claiming(difference, halves, mask, share=1.0):
-    """A reader that finds `difference` A more than the halves support in the first `share` of the mask's planes, and exactly that elsewhere."""
+def claiming(factor, halves, mask, share=1.0):
+    """A reader that finds `factor` times the resolution that the halves support in the first `share` of the mask's planes, else exactly that."""
     supported = local_fsc(*halves, RATE, mask, threshold=0.143)
 
     def read(volume, rate, inside):
         result = supported.copy()
-        result[: 10 + round(20 * share)] += difference
+        result[: 10 + round(20 * share)] *= factor
         return np.where(inside, result, 0)
 
     return read
 
 
-@pytest.mark.parametrize("difference, share, expected, beyond, words", [
-    (0.0, 1.0, 0, False, "at the limit"), (-0.4, 1.0, 0, False, "at the limit"), (-0.6, 0.5, 50, None, "50 %"), (-0.6, 1.0, 100, True, "beyond"),
-    (3.0, 1.0, 0, False, "could be sharpened")])
-def test_share_and_verdict(halves, mask, difference, share, expected, beyond, words):
+@pytest.mark.parametrize("factor, share, expected, beyond, words", [
+    (1.0, 1.0, 0, False, "at the limit"), (0.97, 1.0, 0, False, "at the limit"), (0.85, 1.0, 0, True, "beyond"), (0.75, 0.5, 50, True, "beyond"),
+    (0.75, 1.0, 100, True, "beyond"), (1.3, 1.0, 0, False, "within what")])
+def test_share_and_verdict(halves, mask, factor, share, expected, beyond, words):
     volume = (halves[0] + halves[1]) / 2
-    found = compare(volume, *halves, RATE, mask, claiming(difference, halves, mask, share))
+    found = compare(volume, *halves, RATE, mask, claiming(factor, halves, mask, share))
     assert 100 * found.share == pytest.approx(expected, abs=1e-6)
-    assert words in found.verdict and f"{expected} % of the mask" in found.verdict
-    assert beyond is None or found.oversharpened is beyond
+    assert words in found.verdict() and f"the map claims more than the halves support in {expected} % of the mask" in found.verdict()
+    assert found.oversharpened is beyond
     values = np.sort(found.claimed[mask])
     assert found.claimed_percentile == pytest.approx(values[len(values) // 5], abs=0.02)
     assert np.array_equal(found.supported, local_fsc(*halves, RATE, mask, threshold=0.143))
@@ -64,8 +64,8 @@ def test_share_and_verdict(halves, mask, difference, share, expected, beyond, wo
 
 def test_tolerance_and_threshold_matter(halves, mask):
     volume = (halves[0] + halves[1]) / 2
-    read = claiming(-0.6, halves, mask)
-    assert compare(volume, *halves, RATE, mask, read, tolerance=0.7).share == 0
+    read = claiming(0.75, halves, mask)
+    assert compare(volume, *halves, RATE, mask, read, tolerance=0.3).share == 0
     assert compare(volume, *halves, RATE, mask, read, threshold=0.5).supported_percentile > compare(volume, *halves, RATE, mask,
                                                                                                       read).supported_percentile + 0.2
 
@@ -116,7 +116,8 @@ def test_limit_is_where_the_line_crosses(first, falls, level):
         assert np.interp(-found, [-b for b in b_factors], percentiles) == pytest.approx(level, abs=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"tolerance": -0.1}, {"tolerance": float("nan")}, {"volume": np.ones((8, 8, 8), np.float32)}])
+@pytest.mark.parametrize("changes", [{"tolerance": -0.1}, {"tolerance": 1.0}, {"tolerance": float("nan")},
+                                     {"volume": np.ones((8, 8, 8), np.float32)}])
 def test_refusals(halves, mask, changes):
     arguments = {"volume": halves[0], "half1": halves[0], "half2": halves[1], "rate": RATE, "mask": mask, "deepres": None, **changes}
     with pytest.raises(InputError) as error:
@@ -126,7 +127,7 @@ def test_refusals(halves, mask, changes):
 
 def test_picture(halves, mask, tmp_path):
     volume = (halves[0] + halves[1]) / 2
-    found = compare(volume, *halves, RATE, mask, claiming(-0.6, halves, mask, 0.5))
+    found = compare(volume, *halves, RATE, mask, claiming(0.75, halves, mask, 0.5))
     scanned = oversharpening.Scan([0.0, -25.0, -50.0], [5.0, 4.0, 3.0], -12.5, 4.5)
     for name, curve in (("three.png", None), ("four.png", scanned)):
         picture(tmp_path / name, volume, found, curve, RATE)
@@ -146,15 +147,15 @@ def files(halves, mask, tmp_path):
 @pytest.fixture
 def reader(monkeypatch, halves, mask):
     """Puts a reader of known answers in the network's place."""
-    def put(difference, share=1.0):
-        read = claiming(difference, halves, mask, share)
+    def put(factor, share=1.0):
+        read = claiming(factor, halves, mask, share)
         monkeypatch.setattr(oversharpening_command, "network", lambda *a, **k: (read, "1.0"))
         monkeypatch.setattr(oversharpening_command, "auto_mask", lambda *a, **k: mask)
     return put
 
 
 def test_command(files, reader, tmp_path, capsys):
-    reader(-0.6, 0.5)
+    reader(0.75, 0.5)
     volume, half1, half2, mask = files
     prefix = str(tmp_path / "out")
     assert cli.main(["oversharpening", volume, "--halves", half1, half2, "--mask", mask, "-o", prefix, "--scan", "-g", "-1"]) == 0
@@ -164,16 +165,16 @@ def test_command(files, reader, tmp_path, capsys):
     assert (tmp_path / "out.png").stat().st_size > 10000
     claimed, supported = (mrc.read_map(f"{prefix}_{name}.mrc") for name in ("claimed", "supported"))
     assert claimed.origin == (3.0, -2.0, 7.5)
-    np.testing.assert_allclose((claimed.data - supported.data)[10:20, 10:30, 10:30], -0.6, atol=1e-5)
+    np.testing.assert_allclose((claimed.data / np.maximum(supported.data, 1))[10:20, 10:30, 10:30], 0.75, atol=1e-5)
     assert report["supported"]["percentile_20"] == pytest.approx(np.percentile(supported.data[supported.data > 0], 20), abs=1e-3)
 
 
 def test_exit_status(files, reader, tmp_path, capsys):
     volume, half1, half2, _ = files
     arguments = ["oversharpening", volume, "--halves", half1, half2, "-o", str(tmp_path / "out"), "-g", "-1"]
-    reader(-1.0)
+    reader(0.7)
     assert cli.main(arguments) == 0 and cli.main([*arguments, "--strict"]) == 3
-    reader(0.0)
+    reader(1.0)
     assert cli.main([*arguments, "--strict"]) == 0
     assert cli.main([*arguments[:3], half1, half1, *arguments[5:]]) == 1
     assert "same map" in capsys.readouterr().err
@@ -201,10 +202,11 @@ def test_a_map_on_another_grid_is_refused(files, tmp_path, capsys):
 
 
 def test_trust_in_the_enhancers_report(files, reader, mask, halves, tmp_path):
-    reader(-0.6, 0.25)
+    reader(0.75, 0.25)
     volume, where = mrc.read_map(files[0]), devices.select_devices("-1")
     said = oversharpening_command.trust(volume, files[1:3], None, None, where)
     assert said["claims_more_percent"] == pytest.approx(25) and said["voxels"] == 8000
+    assert said["verdict"].startswith("the output claims more than the halves support in 25 % of the mask")
     half = mask.copy()
     half[:20] = False  # the user's mask leaves the other planes
     mrc.write_map(files[3], half.astype(np.float32), volume)

@@ -19,7 +19,8 @@ from deepemhancer_plugin.core.localres.blocres import THREADS, local_fsc, masked
 
 PERCENTILE = 20     # the paper's
 THRESHOLD = 0.143   # of the halves' FSC: there their mean correlates by 0.5 with the truth; what is finer is more noise than signal
-TOLERANCE = 0.5     # A: what both figures together are uncertain by (docs/localres.md)
+TOLERANCE = 0.2     # of the supported resolution: local FSCs of one and the same resolution scatter as much (docs/benchmarks/oversharpening.md)
+MARGIN = 0.05       # of the percentiles: closer ones are equal
 STEP, MOST = 25.0, 400.0  # A^2, of the scan
 
 DeepRes = Callable[[np.ndarray, float, np.ndarray], np.ndarray]  # (map, A/voxel, boolean mask) -> resolution in A in the mask
@@ -34,7 +35,7 @@ class Comparison:
     supported    local FSC of the halves
     share        part of the mask (0-1) where the map claims finer than supported by more than the tolerance
     claimed_percentile, supported_percentile   the 20 % percentiles
-    tolerance    in A
+    tolerance    as a part of the supported resolution: 0.2 lets 3.2 A pass where 4 A are supported
     threshold    of the local FSC
     """
     claimed: np.ndarray
@@ -47,16 +48,16 @@ class Comparison:
 
     @property
     def oversharpened(self) -> bool:
-        """Whether the map is beyond the limit of Ramirez-Aportela et al. 2019 by more than the tolerance."""
-        return self.claimed_percentile < self.supported_percentile - self.tolerance
+        """Whether the map is beyond the limit of Ramirez-Aportela et al. 2019."""
+        return self.claimed_percentile < (1 - MARGIN) * self.supported_percentile
 
-    @property
-    def verdict(self) -> str:
-        ends = f"the finest fifth is finer than {self.claimed_percentile:.2f} A in the map and than {self.supported_percentile:.2f} A in the halves"
+    def verdict(self, what: str = "map") -> str:
+        """In words, with `what` for the map's name."""
         kind = ("beyond the limit: oversharpened, or detail that the halves do not hold" if self.oversharpened else
-                "at the limit of what the halves support" if self.claimed_percentile < self.supported_percentile + self.tolerance else
-                "within what the halves support; the map could be sharpened further")
-        return f"the map claims more than the halves support in {100 * self.share:.0f} % of the mask; {ends}: {kind}"
+                "at the limit of what the halves support" if self.claimed_percentile < (1 + MARGIN) * self.supported_percentile else
+                "within what the halves support")
+        return (f"the {what} claims more than the halves support in {100 * self.share:.0f} % of the mask; its finest fifth looks finer than "
+                f"{self.claimed_percentile:.2f} A, that of the halves is finer than {self.supported_percentile:.2f} A: {kind}")
 
 
 @dataclass(frozen=True)
@@ -79,27 +80,28 @@ def compare(volume: np.ndarray, half1: np.ndarray, half2: np.ndarray, rate: floa
     Args:
         mask: boolean (z, y, x), where the map shows density.
         deepres: reads the resolution off a map.
-        tolerance: in A, see `Comparison`.
+        tolerance: 0-1, see `Comparison`.
         threshold: of the halves' local FSC.
         progress: called with (step, done, total).
 
     Raises:
-        InputError: boxes that differ, an empty mask, a tolerance under zero.
+        InputError: boxes that differ, an empty mask, a tolerance that is not from 0 to 1.
     """
     if volume.shape != half1.shape:
         raise InputError(f"map and half maps differ in box: {volume.shape} and {half1.shape} (z, y, x): both need the same")
-    if not tolerance >= 0:
-        raise InputError(f"tolerance {tolerance:g} A: at least 0 is needed")
+    if not 0 <= tolerance < 1:
+        raise InputError(f"tolerance {tolerance:g}: from 0 to 1 is right, a part of the resolution")
     supported = local_fsc(half1, half2, rate, mask, threshold=threshold, progress=progress)
     claimed = deepres(volume, rate, mask)
     a, b = claimed[mask], supported[mask]
-    return Comparison(claimed, supported, float(np.mean(a < b - tolerance)), float(np.percentile(a, PERCENTILE)),
+    return Comparison(claimed, supported, float(np.mean(a < (1 - tolerance) * b)), float(np.percentile(a, PERCENTILE)),
                       float(np.percentile(b, PERCENTILE)), tolerance, threshold)
 
 
 def scan(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.ndarray, deepres: DeepRes, level: float,
          progress: Progress | None = None) -> Scan:
-    """Sharpen the mean of the halves more and more, until a step beyond the place where its 20 % percentile falls to `level` (A).
+    """Sharpen the mean of the halves more and more, until a step beyond the place where its 20 % percentile falls to `level` (A), or until the
+    percentile has risen twice: then sharpening adds no more detail that the network would see.
 
     The mean is weighted and cut by the halves' FSC in the mask, as post-processing does, so that noise is not sharpened with it.
     """
@@ -110,12 +112,12 @@ def scan(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.ndarray, de
     percentiles: list[float] = []
     steps = round(MOST / STEP) + 1
     for number in range(steps):
-        b_factors.append(-STEP * number)
+        b_factors.append(0 - STEP * number)
         percentiles.append(float(np.percentile(deepres(_sharpened(transform, half1.shape, rate, b_factors[-1]), rate, mask)[mask], PERCENTILE)))
         tell("B factors", number + 1, steps)
-        if len(percentiles) > 1 and max(percentiles[-2:]) < level:
+        if (number and max(percentiles[-2:]) < level) or min(percentiles[-2:]) > min(percentiles):
+            tell("B factors", steps, steps)
             break
-    tell("B factors", steps, steps)
     return Scan(b_factors, percentiles, limit(b_factors, percentiles, level), level)
 
 
@@ -173,11 +175,11 @@ def picture(path: Path, volume: np.ndarray, found: Comparison, scanned: Scan | N
     counts = np.histogram2d(np.clip(supported, low, high), np.clip(claimed, low, high), bins)[0]
     axes[1].pcolormesh(bins, bins, np.ma.masked_equal(np.sqrt(counts).T, 0), cmap="viridis")
     axes[1].plot([low, high], [low, high], color="black", linewidth=0.8)
-    axes[1].plot([low, high], [low - found.tolerance, high - found.tolerance], color="tab:red", linewidth=1.2,
-                 label=f"{found.tolerance:g} Å finer: {100 * found.share:.0f} % lie under it")
+    axes[1].plot([low, high], [low * (1 - found.tolerance), high * (1 - found.tolerance)], color="tab:red", linewidth=1.2,
+                 label=f"{100 * found.tolerance:.0f} % finer: {100 * found.share:.0f} % of the voxels lie under it")
     axes[1].set(xlabel="supported by the halves (Å)", ylabel="claimed by the map (Å)", xlim=(low, high), ylim=(low, high), aspect="equal",
                 title="voxel by voxel")
-    axes[1].legend(fontsize=8, loc="upper left")
+    axes[1].legend(fontsize=8, loc="lower right")
 
     middle = int(np.argmax(inside.sum((1, 2))))
     extent = (0, volume.shape[2] * rate, 0, volume.shape[1] * rate)
@@ -185,8 +187,8 @@ def picture(path: Path, volume: np.ndarray, found: Comparison, scanned: Scan | N
                    origin="lower", extent=extent)
     excess = np.ma.masked_array((found.supported - found.claimed)[middle], ~inside[middle])
     shown = axes[2].imshow(excess, cmap="RdBu_r", vmin=-2, vmax=2, origin="lower", extent=extent, alpha=0.75, interpolation="nearest")
-    axes[2].set(xlabel="x (Å)", ylabel="y (Å)", title=f"z = {middle * rate:.0f} Å")
-    figure.colorbar(shown, ax=axes[2], shrink=0.85, extend="both", label="supported - claimed (Å); red: claims more")
+    axes[2].set(xlabel="x (Å)", ylabel="y (Å)", title=f"red: claims more (z = {middle * rate:.0f} Å)")
+    figure.colorbar(shown, ax=axes[2], shrink=0.85, extend="both", label="supported - claimed (Å)")
 
     if scanned is not None:
         axes[3].plot(scanned.b_factors, scanned.percentiles, "o-", color="tab:red", label="mean of the halves, sharpened")

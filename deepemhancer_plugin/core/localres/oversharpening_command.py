@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
                    "PREFIX_supported.mrc")
     p.add_argument("-m", "--mask", metavar="MASK", help="mask of the map's box (default: where the map shows density)")
     p.add_argument("--scan", action="store_true", help="also sharpen the mean of the halves in steps, and find the B factor that is the limit")
-    p.add_argument("--tolerance", type=float, default=TOLERANCE, metavar="A", help="how much finer a claim may be (default: %(default)s A)")
+    p.add_argument("--tolerance", type=float, default=TOLERANCE, metavar="T",
+                   help="how much finer a claim may be, as a part of the resolution (default: %(default)s)")
     p.add_argument("--threshold", type=float, default=THRESHOLD, help="of the halves' local FSC (default: %(default)s)")
     p.add_argument("--network", default="auto", metavar="auto|1.0|0.5|FILE", help="as for localres; auto: by the halves' resolution")
     p.add_argument("--strict", action="store_true", help="exit with status 3 where the map is beyond the limit")
@@ -70,17 +71,17 @@ def main(arguments: Sequence[str]) -> int:
                "inputs": [os.path.abspath(f) for f in (a.map, *a.halves, a.mask) if f], "outputs": [os.path.abspath(f) for f in outputs],
                "seconds": round(time.perf_counter() - started, 1)}
     _write_text(outputs[0], json.dumps(report, indent=1) + "\n")
-    log(found.verdict)
+    log(found.verdict())
     if scanned is not None:
         log(_scan_words(scanned))
     log(f"wrote {', '.join(outputs)} in {report['seconds']:.1f} s")
     return BEYOND if a.strict and found.oversharpened else 0
 
 
-def summary(found: Comparison) -> dict[str, Any]:
+def summary(found: Comparison, what: str = "map") -> dict[str, Any]:
     """What the report says of a comparison; resolutions in A, the share in per cent of the mask."""
     inside = found.supported > 0
-    return {"verdict": found.verdict, "oversharpened": found.oversharpened, "claims_more_percent": round(100 * found.share, 1),
+    return {"verdict": found.verdict(what), "oversharpened": found.oversharpened, "claims_more_percent": round(100 * found.share, 1),
             "tolerance": found.tolerance, "fsc_threshold": found.threshold, "claimed": statistics(found.claimed[inside]),
             "supported": statistics(found.supported[inside])}
 
@@ -102,8 +103,8 @@ def _run(a: argparse.Namespace) -> tuple[mrc.Map, Comparison, Scan | None, dict[
     inputs = [f for f in (a.map, *a.halves, a.mask) if f]
     for path in _outputs(a.output):
         mrc.check_output(path, inputs)
-    if not a.tolerance >= 0:
-        raise InputError(f"--tolerance {a.tolerance:g}: at least 0 A is needed")
+    if not 0 <= a.tolerance < 1:
+        raise InputError(f"--tolerance {a.tolerance:g}: from 0 to 1 is right, a part of the resolution")
     if not 0 < a.threshold < 1:
         raise InputError(f"--threshold {a.threshold:g}: between 0 and 1 is needed, 0.143 or 0.5 are usual")
     if a.network not in ("auto", "1.0", "0.5") and not os.path.isfile(a.network):
@@ -170,5 +171,5 @@ def trust(volume: mrc.Map, halves: Sequence[str], sampling_rate: float | None, m
     with Progress() as progress:
         deepres, name = network(first.data, second.data, rate, inside, where.names[0], progress=progress)
         found = compare(volume.data, first.data, second.data, rate, inside, deepres, progress=progress)
-    log(found.verdict)
-    return {**summary(found), "network": name, "voxels": int(inside.sum()), "seconds": round(time.perf_counter() - started, 1)}
+    log(found.verdict("output"))
+    return {**summary(found, "output"), "network": name, "voxels": int(inside.sum()), "seconds": round(time.perf_counter() - started, 1)}
