@@ -4,17 +4,20 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_network import SMALL, small_network
+from scipy import ndimage
+from small_network import SMALL, randomise, small_network
 
 from deepemhancer_plugin.core import enhance
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.embedded import FOLDER, EmbeddedModel, load_embedded, load_file
 from deepemhancer_plugin.core.errors import InputError, MapWarning
-from deepemhancer_plugin.core.networks import save_weights
+from deepemhancer_plugin.core.networks import PUBLISHED, build, save_weights
+from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.windows import enhance_windows
 
 TILE, STRIDE = 16, 12
@@ -157,3 +160,40 @@ def test_foreign_architectures_are_refused(tmp_path, architecture):
     np.savez(tmp_path / "weights.npz", architecture=architecture)
     with pytest.raises(InputError, match="not a weights file"):
         load_file(str(tmp_path / "weights.npz"))
+
+
+def weights_of(path, architecture):
+    """A file of random weights, and a model that runs it in windows of 32^3, 16 apart."""
+    save_weights(path, randomise(build(architecture)), {})
+    model = load_file(str(path))
+    assert model.tile == 64 and model.stride == (16 if architecture.kind == "published" else 48)
+    for name, value in (("tile", 32), ("stride", 16)):
+        object.__setattr__(model, name, value)
+    return model
+
+
+CPU = Devices(["/CPU:0"], [], "cpu", "the CPU", "", False)
+
+
+def test_published_weights_see_the_plain_normalised_map(tmp_path):
+    """No arcsinh, one channel, windows 16 voxels apart."""
+    model = weights_of(tmp_path / "w.npz", replace(PUBLISHED, widths=(4, 4), blocks=(1, 1)))
+    volume, seen = noise(40, 36, 32) * 30 + 5, []
+    expected = enhance_windows(((volume - 5) / 10 / 3)[..., None], [model.predictor()], 32, 16)
+    result = enhance.enhance([volume.copy()], 1.0, model, CPU, enhance.Options(noise=NoiseStats(5.0, 3.0, "given"), precision="float32"),
+                             lambda step, done, total: seen.append((step, total)))
+    assert ("network", 4) in seen
+    np.testing.assert_allclose(result.data, expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_weights_for_masked_maps_need_the_mask_and_see_nothing_outside(tmp_path):
+    model = weights_of(tmp_path / "w.npz", replace(SMALL, channels=1, normalization="mask"))
+    volume, mask = noise(32, 32, 32) + 3, np.zeros((32, 32, 32), bool)
+    with pytest.raises(InputError, match=r"w\.npz: these weights are for mask normalisation: give the mask"):
+        enhance.enhance([volume.copy()], 1.0, model, CPU)
+    mask[8:24, 8:24, 8:24] = True
+    options = enhance.Options(mask=mask, precision="float32")
+    result = enhance.enhance([volume.copy()], 1.0, model, CPU, options)
+    assert result.report["noise"] is None and not result.data[~mask].any() and result.data[mask].std() > 0
+    other = np.where(ndimage.binary_dilation(mask, np.ones((3, 3, 3))), volume, -100)  # rule 1 takes one voxel more
+    np.testing.assert_array_equal(enhance.enhance([other.astype(np.float32)], 1.0, model, CPU, options).data, result.data)

@@ -10,6 +10,7 @@ import pytest
 
 from deepemhancer_plugin.core import cli, mrc, spectrum
 from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.networks import Architecture
 from deepemhancer_plugin.core.normalization import noise_from_halves
 from deepemhancer_plugin.core.prepare import prepare
 from deepemhancer_plugin.core.resampling import resample
@@ -17,10 +18,12 @@ from deepemhancer_plugin.core.simulation import Conditions, from_structure, read
 from deepemhancer_plugin.core.simulation.molecule import potential
 from deepemhancer_plugin.core.synthetic import build_protein
 from deepemhancer_plugin.core.training import clusters as clusters_module
+from deepemhancer_plugin.core.training import command
 from deepemhancer_plugin.core.training import pairs as pairs_module
 from deepemhancer_plugin.core.training.clusters import clusters, groups, sequences, splits
 from deepemhancer_plugin.core.training.cubes import Task
 from deepemhancer_plugin.core.training.pairs import Entry, Pairs, _Unfit, choose, correlation, prepare_pair, prepare_table, read_table, refined_b
+from deepemhancer_plugin.core.training.train import PUBLISHED_SETTINGS, Settings
 
 RATE = 1.2
 CONDITIONS = Conditions(resolution=3.5, sampling_rate=RATE, box=54, disorder=20.0, random_pose=False)
@@ -341,6 +344,25 @@ def test_train_and_fine_tune_commands_on_pairs(files, tmp_path, capsys):
     with np.load(second / "weights.npz") as data:
         facts = json.loads(str(data["facts"]))
     assert facts["settings"]["rate"] == 6e-5 and facts["settings"]["architecture"]["widths"] == [4, 4]
+
+
+def settings_of(*arguments, changes=None):
+    a = command._parser("train", "", {}).parse_args(["--pairs", "t", "-o", "o", *arguments])
+    return command._settings(a, command._start(a.start), changes or {})
+
+
+def test_settings_by_the_flags():
+    plain, published = settings_of(), settings_of("--network", "published", "--steps", "7")
+    assert plain == Settings() and plain.task == Task()
+    assert published == replace(Settings(**PUBLISHED_SETTINGS), steps=7) and published.task == Task(channels=1, compress=False)
+    assert settings_of("--target", "wide", "--gradientWeight", "0.2") == replace(Settings(), target="wide", gradient_weight=0.2)
+    masked = settings_of("--masked", "--target", "sharp")
+    assert masked.task == Task(masked=True, target="sharp") and masked.architecture.normalization == "mask"
+    assert settings_of("--architecture", '{"norm": "group", "entrance": 1}').architecture == replace(Architecture(), norm="group", entrance=1)
+    tuned = settings_of("--start", "tightTarget", "--rate", "1e-5", changes=command.FINE_TUNE)
+    assert tuned == replace(Settings(**command.FINE_TUNE), rate=1e-5)
+    with pytest.raises(InputError, match="32 is no multiple of 64"):
+        settings_of("--edges", "32", "--architecture", '{"widths": [4, 4, 4, 4, 4, 4], "blocks": [1, 1, 1, 1, 1, 1]}')
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

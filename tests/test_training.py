@@ -432,6 +432,11 @@ def test_weights_of_another_architecture_cannot_be_started_from(trained, tmp_pat
         Trainer(replace(TINY, architecture=replace(SMALL, channels=1)), tmp_path, start=trained[2] / "weights.npz")
 
 
+def test_held_out_cubes_without_any_molecule_give_numbers(samples, tmp_path):
+    found = Trainer(TINY, tmp_path).validate(samples[0][:2], np.zeros_like(samples[1][:2]))
+    assert found["fsc"] == found["cc"] == 0 and found["noise"] == 0 and found["mae"] == 0  # a new network gives nothing
+
+
 def test_what_a_thread_of_batches_raises_arrives_at_once():
     def make(rng):
         raise KeyError("a broken pool")

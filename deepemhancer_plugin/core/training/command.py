@@ -21,7 +21,7 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
                       "resolution, and if wanted mask, split (train, validation, test), cluster (of sequences; without it MMseqs2 finds them)")
     data.add_argument("--pairShare", type=float, default=0.5, metavar="F", help="share of the cubes that come from --pairs where both are given "
                       "(default: %(default)s)")
-    data.add_argument("--correlation", type=float, default=0.5, metavar="CC", help="of map and model, under which a pair is left out "
+    data.add_argument("--correlation", type=float, default=0.4, metavar="CC", help="of map and model, under which a pair is left out "
                       "(default: %(default)s)")
     data.add_argument("--modelB", choices=["file", "refined"], default="file", help="B factors of the pairs' models: the file's where they differ "
                       "from atom to atom, or one refined for all (default: %(default)s)")
@@ -79,6 +79,7 @@ def fine_tune(arguments: Sequence[str]) -> int:
 
 def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequence[str]) -> int:
     from deepemhancer_plugin.core.cli import log
+    from deepemhancer_plugin.core.commands import _folder
     from deepemhancer_plugin.core.training.plot import plot_history
     from deepemhancer_plugin.core.training.train import Settings
     from deepemhancer_plugin.core.training.train import train as run
@@ -107,21 +108,14 @@ def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequen
     return 0
 
 
-def _folder(path: str) -> Path:
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: the folder cannot be made ({error.strerror}); a writable place is needed") from error
-    return folder
-
-
 def _start(given: str | None) -> Path | None:
     """The file of weights to start from."""
     from deepemhancer_plugin.core.embedded import FOLDER
 
-    if given is None or Path(given).is_file():
-        return given and Path(given)
+    if given is None:
+        return None
+    if Path(given).is_file():
+        return Path(given)
     if "/" not in given and (FOLDER / f"{given}.npz").is_file():
         return FOLDER / f"{given}.npz"
     names = ", ".join(sorted(f.stem for f in FOLDER.glob("*.npz")))
@@ -182,8 +176,11 @@ def _sources(a: argparse.Namespace, settings, folder: Path, log) -> dict[str, An
                 raise InputError(f"--pairs {a.pairs}: nothing is left for {split} (see {folder / 'prepared' / 'pairs.tsv'}); maps better than 7 A "
                                  "with a fitted model are needed, of two sequence clusters at least, or --structures besides")
         found.append(dict(pairs))
-    return {split: Mixed(*sources, a.pairShare) if len(sources) == 2 else sources[0]
-            for split in ("train", "validation") for sources in [[f[split] for f in found if len(f[split])]]}
+    def of(split: str):
+        sources = [kind[split] for kind in found if len(kind[split])]
+        return sources[0] if len(sources) == 1 else Mixed(sources[0], sources[1], a.pairShare)
+
+    return {split: of(split) for split in ("train", "validation")}
 
 
 def split_structures(folder: Path) -> dict[str, list[Path]]:

@@ -32,13 +32,13 @@ from deepemhancer_plugin.core.training.cubes import SHARP_BELOW, Task, as_float1
 from deepemhancer_plugin.core.training.locscale import locscale
 
 COARSEST = 7.0          # A: maps of this resolution and worse are left out, as published
-CORRELATION = 0.5       # of map and model in the model's mask, under which the model does not explain the map
+CORRELATION = 0.4       # of map and model in the model's mask, under which the model does not explain the map
 IN_BOX = 0.9            # share of the model's atoms that must lie in the map
 WITH_SIGNAL = 0.5       # share of the cubes that hold some of the molecule
 EMPTY = 1e-3            # share of the voxels of a cube without signal that may have a target,
 TRIES = 20              # and how many places are looked at for one
 ROOM = 40               # A around the molecule that are kept of a larger box
-LARGEST_B = 250.0       # A^2
+SMALLEST_B, LARGEST_B = 30.0, 250.0  # A^2, of a refined one; the simulation's molecules have 30 in the mean
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def refined_b(mean: np.ndarray, model: np.ndarray, curve: np.ndarray, resolution
     cross = spectrum.radial_mean((ours * np.conj(theirs)).real, mean.shape)[used]
     cross = cross / np.sqrt(np.maximum(spectrum.power(ours, mean.shape)[used], 1e-30))
     power = spectrum.power(theirs, mean.shape)[used]
-    candidates = np.arange(10.0, LARGEST_B + 1, 2.0)
+    candidates = np.arange(SMALLEST_B, LARGEST_B + 1, 2.0)
     falls = np.exp(-(candidates[:, None] - b) / 4 * s**2)
     scores = (count * weight * cross * falls).sum(1) / np.sqrt((count * power * falls**2).sum(1))
     return float(candidates[np.argmax(scores)])

@@ -210,7 +210,7 @@ class Trainer:
         return _Averaged(self.network.model.trainable_variables, self.optimizer._model_variables_moving_average)
 
     def validate(self, inputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """MAE, mean FSC and correlation of the averaged network on held-out cubes."""
+        """MAE, mean FSC and correlation of the averaged network on held-out cubes (0 where none holds any molecule)."""
         from keras import ops
 
         with self.averaged():
@@ -218,11 +218,14 @@ class Trainer:
                                           for i in range(len(inputs))])
         targets = targets.astype(np.float32)
         some = [i for i in range(len(targets)) if np.any(targets[i])]
-        curve, filled = (np.concatenate(parts) for parts in zip(*(
-            [np.asarray(ops.convert_to_numpy(a)) for a in self.loss.fsc(targets[i:i + 1], predictions[i:i + 1])] for i in some), strict=True))
+        curves = [[np.asarray(ops.convert_to_numpy(a)) for a in self.loss.fsc(targets[i:i + 1], predictions[i:i + 1])] for i in some]
+        shells = float(sum(filled.sum() for _, filled in curves))
+        with np.errstate(invalid="ignore"):  # a prediction may be all the same
+            correlations = [np.nan_to_num(np.corrcoef(targets[i].ravel(), predictions[i].ravel())[0, 1]) for i in some]
         empty = [float(np.percentile(predictions[i], 99.9)) for i in range(len(targets)) if i not in some]
-        return {"mae": float(np.abs(predictions - targets).mean()), "fsc": float((curve * filled).sum() / filled.sum()),
-                "cc": float(np.mean([np.corrcoef(targets[i].ravel(), predictions[i].ravel())[0, 1] for i in some])),
+        return {"mae": float(np.abs(predictions - targets).mean()),
+                "fsc": float(sum((curve * filled).sum() for curve, filled in curves)) / max(shells, 1.0),
+                "cc": float(np.mean(correlations)) if some else 0.0,
                 "noise": float(np.mean(empty)) if empty else 0.0}
 
     def run(self, pool: Pool, validation: tuple[np.ndarray, np.ndarray], report: Callable[[dict], None]) -> None:
