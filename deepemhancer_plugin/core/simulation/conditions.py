@@ -101,6 +101,8 @@ def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128)
         changes["b_factor"] = rng.uniform(0, 500)
     if rng.random() < 0.2:
         changes["solvent"] = rng.uniform(0, 0.9)
+    if rng.random() < 0.17:
+        changes["disorder"] = rng.uniform(150, 350)
     changes["float16"] = rng.random() < 0.15
     # Finer voxels than the networks' cost most and bring least: what lies beyond 2 A is dropped again.
     rates = [1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2), rng.uniform(0.5, 1.0)]
