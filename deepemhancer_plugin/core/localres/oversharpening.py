@@ -197,6 +197,7 @@ def picture(path: Path, volume: np.ndarray, found: Comparison, scanned: Scan | N
             axes[3].axvline(scanned.limit, color="black", linewidth=0.8, label=f"limit: {scanned.limit:.0f} Å²")
         axes[3].set(xlabel="B factor (Å²)", ylabel=f"{PERCENTILE} % percentile (Å)", title="how far the mean can be sharpened")
         axes[3].invert_xaxis()
+        axes[3].locator_params(axis="x", nbins=5)
         axes[3].legend(fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
