@@ -1,10 +1,11 @@
 """RELION's auto-refinement of simulated particles, plain and with the enhancer as its external reconstruction, judged by the truth.
 
-    python benchmarks/relion_refinement.py --work DIR [--structures DIR] [--cases membrane,preferred,cut] [--output FILE.md] [--picture FILE.png]
+    python benchmarks/relion_refinement.py --work DIR [--structures DIR] [--cases membrane,preferred,cut]
+                                           [--output docs/relion.md] [--picture docs/relion_fsc.png]
 
 Three cases: a membrane protein with its nanodisc (2R6G), a protein seen mostly from one side (1E4K), and the honesty experiment: the same protein
 from all sides, its density cut at 5 A before the noise is added, where nothing may come out finer than 5 A. Without --structures, synthetic
-proteins. DIR of --work keeps the particles and RELION's files; a refinement that ended is not run again. RELION 3.1 needs about 5 GB there.
+proteins. DIR of --work keeps the particles and RELION's files; a refinement that ended is not run again.
 """
 import argparse
 import json
@@ -28,6 +29,7 @@ from deepemhancer_plugin.core.simulation import Conditions, Molecule, Simulated,
 from deepemhancer_plugin.core.synthetic import build_protein
 
 CUT = 5.0  # A, of the honesty experiment
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def main() -> int:
     p.add_argument("--structures")
     p.add_argument("--cases", default=",".join(CASES))
     p.add_argument("--ways", default="plain,hook")
-    p.add_argument("--output")
+    p.add_argument("--output", help="a page in Markdown whose part between two comments, results and end of results, the table replaces")
     p.add_argument("--picture")
     a = p.parse_args()
     results = {}
@@ -185,7 +187,8 @@ def main() -> int:
     text = table(results)
     print(text)
     if a.output:
-        Path(a.output).write_text(text)
+        before, _, rest = Path(a.output).read_text().partition(BEGIN)
+        Path(a.output).write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
     if a.picture:
         picture(Path(a.picture), results)
     return 0

@@ -35,7 +35,7 @@ def refine(folder, output, *more, proceed=None, **options):
     """Start a refinement, or proceed from an optimiser's file."""
     from deepemhancer_plugin.core.relion.example import refine_command
 
-    command = [*refine_command(output, 75), "--minimum_angular_sampling", "2", *more]
+    command = [*refine_command(output, 75), "--minimum_angular_sampling", "1", *more]
     if proceed:
         command = [*command[:command.index("--o")], "--o", output, "--continue", proceed, "--pool", "30", "--j", "1",
                    "--dont_combine_weights_via_disc", *more]

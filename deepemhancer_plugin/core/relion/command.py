@@ -74,7 +74,8 @@ def _hook(star: str, dry_run: bool) -> int:
         return _ended(log, record | {"status": 0}, started)
     except BaseException as error:
         if log and not dry_run:
-            _ended(log, record | {"status": getattr(error, "status", 1), "error": str(error) or type(error).__name__}, started)
+            failure = {"enhanced": False, "status": getattr(error, "status", 1), "error": str(error) or type(error).__name__}
+            _ended(log, record | failure, started)
         raise
 
 
