@@ -85,7 +85,7 @@ def masked_fsc(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.ndarr
     away = ndimage.distance_transform_edt(~mask).astype(np.float32)
     soft = 0.5 + 0.5 * np.cos(np.pi * np.clip(away / 5, 0, 1))
     gain = _whitening(half1, half2, rate)
-    return spectrum.fsc(*(_filtered(half, gain, rate) * soft for half in (half1, half2)), rate)
+    return spectrum.fsc(_filtered(half1, gain, rate) * soft, _filtered(half2, gain, rate) * soft, rate)
 
 
 def soft_sphere(edge: int) -> np.ndarray:

@@ -175,11 +175,9 @@ def picture(path: Path, volume: np.ndarray, found: Comparison, scanned: Scan | N
     counts = np.histogram2d(np.clip(supported, low, high), np.clip(claimed, low, high), bins)[0]
     axes[1].pcolormesh(bins, bins, np.ma.masked_equal(np.sqrt(counts).T, 0), cmap="viridis")
     axes[1].plot([low, high], [low, high], color="black", linewidth=0.8)
-    axes[1].plot([low, high], [low * (1 - found.tolerance), high * (1 - found.tolerance)], color="tab:red", linewidth=1.2,
-                 label=f"{100 * found.tolerance:.0f} % finer: {100 * found.share:.0f} % of the voxels lie under it")
+    axes[1].plot([low, high], [low * (1 - found.tolerance), high * (1 - found.tolerance)], color="tab:red", linewidth=1.2)
     axes[1].set(xlabel="supported by the halves (Å)", ylabel="claimed by the map (Å)", xlim=(low, high), ylim=(low, high), aspect="equal",
-                title="voxel by voxel")
-    axes[1].legend(fontsize=8, loc="lower right")
+                title=f"{100 * found.share:.0f} % are over {100 * found.tolerance:.0f} % finer (red line)")
 
     middle = int(np.argmax(inside.sum((1, 2))))
     extent = (0, volume.shape[2] * rate, 0, volume.shape[1] * rate)
