@@ -150,6 +150,9 @@ def test_sequences_are_those_of_the_polymers(tmp_path, monkeypatch):
     text = random_sequence(4, 40)
     path = protein_of(tmp_path / "a.pdb", text)
     assert sequences(path) == [text]
+    (tmp_path / "broken.cif").write_text("nothing\n")
+    with pytest.raises(InputError, match=r"broken\.cif: not an atomic model"):
+        sequences(tmp_path / "broken.cif")
     monkeypatch.setattr(clusters_module.shutil, "which", lambda _: None)
     assert clusters([path, path]) == [(text,), (text,)]  # one sequence needs no program
     with pytest.raises(InputError, match=r"MMseqs2.*column cluster"):

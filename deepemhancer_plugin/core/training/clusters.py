@@ -17,11 +17,19 @@ HELD_OUT = 0.15                # share of the maps that validate: 21 of 148 as p
 
 
 def sequences(path: Path) -> list[str]:
-    """One-letter sequences of a model's polymers of at least SHORTEST residues, as its atoms show them, each once; lower case: nucleic acid."""
-    structure = gemmi.read_structure(str(path))
-    structure.setup_entities()
+    """One-letter sequences of a model's polymers of at least SHORTEST residues, as its atoms show them, each once; lower case: nucleic acid.
+
+    InputError when the file is no atomic model.
+    """
+    try:
+        structure = gemmi.read_structure(str(path))
+        structure.setup_entities()
+        model = structure[0]
+    except (RuntimeError, ValueError, OSError, LookupError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not an atomic model in PDB or mmCIF format ({reason})") from error
     found = []
-    for chain in structure[0]:
+    for chain in model:
         polymer = chain.get_polymer()
         kind = polymer.check_polymer_type()
         if kind not in (gemmi.PolymerType.PeptideL, gemmi.PolymerType.Dna, gemmi.PolymerType.Rna, gemmi.PolymerType.DnaRnaHybrid):
