@@ -1,5 +1,6 @@
 """What a map claims against what its halves support, with a reader of resolutions in the network's place whose answers are known."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,6 +212,12 @@ def test_trust_in_the_enhancers_report(files, reader, mask, halves, tmp_path):
     half[:20] = False  # the user's mask leaves the other planes
     mrc.write_map(files[3], half.astype(np.float32), volume)
     assert oversharpening_command.trust(volume, files[1:3], None, files[3], where)["voxels"] == 4000
+
+
+def test_an_empty_output_claims_nothing(files):
+    volume = mrc.read_map(files[0])
+    said = oversharpening_command.trust(replace(volume, data=np.zeros(SHAPE, np.float32)), files[1:3], None, None, devices.select_devices("-1"))
+    assert said == {"verdict": oversharpening_command.NOTHING}
 
 
 def test_trust_needs_both_halves(files, capsys):

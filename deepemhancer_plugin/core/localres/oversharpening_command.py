@@ -21,6 +21,7 @@ from deepemhancer_plugin.core.localres.mask import auto_mask
 from deepemhancer_plugin.core.localres.oversharpening import PERCENTILE, THRESHOLD, TOLERANCE, Comparison, DeepRes, Scan, compare, picture, scan
 from deepemhancer_plugin.core.progress import Progress
 
+NOTHING = "the output shows no density, and so claims nothing"
 BEYOND = 3  # exit status with --strict
 
 
@@ -165,9 +166,15 @@ def trust(volume: mrc.Map, halves: Sequence[str], sampling_rate: float | None, m
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MapWarning)  # said when the enhancer read the same files
         first, second = (mrc.read_map(path, sampling_rate) for path in halves)
-        inside = auto_mask(volume.data, rate)
+        try:
+            inside = auto_mask(volume.data, rate)
+        except InputError:
+            inside = np.zeros(volume.data.shape, bool)
         if mask is not None:
             inside &= mrc.read_mask(mask, volume, sampling_rate)
+    if not inside.any():
+        log(NOTHING)
+        return {"verdict": NOTHING}
     with Progress() as progress:
         deepres, name = network(first.data, second.data, rate, inside, where.names[0], progress=progress)
         found = compare(volume.data, first.data, second.data, rate, inside, deepres, progress=progress)
