@@ -197,7 +197,7 @@ class ProtDeepRes(RunsProgram, ProtAnalysis3D):
             return ["No local resolution yet."]
         report, comparison = self._report("resolution"), self._report("oversharpening") if self.useHalfMaps else {}
         lines = [f"*{title}*: {rangeOf(getattr(self, name))}"
-                 for name, title in ((RESOLUTION, "DeepRes"), (LOCAL_FSC, "Local FSC of the half maps")) if hasattr(self, name)]
+                 for name, title in ((RESOLUTION, "DeepRes"), (LOCAL_FSC, "Local FSC of the half maps (0.5)")) if hasattr(self, name)]
         lines += [f"*Half maps*: {comparison['verdict']}"] if comparison else []
         lines += [f"{key.capitalize()}: {report[key]}" for key in ("network", "device") if key in report]
         return lines + [f"*Warning*: {warning}" for warning in report.get("warnings") or []]

@@ -66,7 +66,7 @@ class TestForm(DeepResTest):
 
 
 class TestLocalResolution(DeepResTest):
-    """Runs of the program, with a small network that knows nothing: what it finds lies in the network's range."""
+    """Runs of the program: with the embedded networks, then with a network in a file that knows nothing but its range."""
 
     @classmethod
     def setUpClass(cls):
@@ -76,13 +76,14 @@ class TestLocalResolution(DeepResTest):
                 "from deepemhancer_plugin.core.localres.networks import RANGES, build, save_weights;"
                 f"save_weights({cls.weights!r}, build('dense', RANGES['1.0']), {{}})")
         subprocess.run(["bash", "-c", f"{Plugin.getActivation()} && python -c {shlex.quote(code)}"], check=True, env=Plugin.getEnviron())
-        # First a map alone, then continued with a mask and the half maps of another volume
-        cls.prot = cls.protocol(inputVolume=cls.importVolume(cls.paths[0]), network=NETWORK_FILE, networkFile=cls.weights)
+        # First a map alone, then continued with another network, a mask, and the half maps of another volume
+        cls.prot = cls.protocol(inputVolume=cls.importVolume(cls.paths[0]))
         cls.launchProtocol(cls.prot)
         cls.alone = mrcfile.read(cls.prot.ResolutionVolume.getFileName())
         cls.outputs = [name for name, _ in cls.prot.iterOutputAttributes()]
         cls.maskObject = cls.importMask(cls.mask)
-        for name, value in (("inputMask", cls.maskObject), ("useHalfMaps", True), ("halfMapsOf", cls.volume), ("runMode", MODE_RESUME)):
+        for name, value in (("network", NETWORK_FILE), ("networkFile", cls.weights), ("inputMask", cls.maskObject), ("useHalfMaps", True),
+                            ("halfMapsOf", cls.volume), ("runMode", MODE_RESUME)):
             getattr(cls.prot, name).set(value)
         cls.launchProtocol(cls.prot)
 
@@ -103,11 +104,12 @@ class TestLocalResolution(DeepResTest):
         return data
 
     def test_a_map_alone(self):
-        """The program's own mask holds the particle."""
+        """The program's own mask holds the particle, and the network sees blobs as wide as 2 A (Gaussian) to be of some 3 to 9 A."""
         self.assertEqual(self.outputs, [RESOLUTION])
         self.assertEqual(self.alone.shape, SHAPE)
         self.assertGreater((self.alone > 0)[self.mask].mean(), 0.9)
         self.assertLess((self.alone > 0).mean(), 0.3)
+        self.assertTrue(3 <= np.median(self.alone[self.mask]) <= 9, np.median(self.alone[self.mask]))
 
     def test_continued_with_mask_and_half_maps(self):
         resolution = self.checkOutput(self.prot.ResolutionVolume)

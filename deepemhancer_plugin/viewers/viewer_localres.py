@@ -11,7 +11,7 @@ from deepemhancer_plugin.protocols.protocol_localres import LOCAL_FSC, RESOLUTIO
 from deepemhancer_plugin.viewers import chimera, figures
 from deepemhancer_plugin.viewers.viewer_enhance import openScript, plot, read
 
-CHOICES = ["DeepRes", "local FSC of the half maps"]
+CHOICES = ["DeepRes", "local FSC of the half maps (0.5)"]
 
 
 class DeepResViewer(ProtocolViewer):
