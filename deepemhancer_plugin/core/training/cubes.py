@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from scipy import fft
 
 from deepemhancer_plugin.core.networks import Architecture
 from deepemhancer_plugin.core.normalization import normalize_with_mask
@@ -88,7 +89,7 @@ def _sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
     """The same conditions, but better than 4 A, sampled finely enough for it in a box of the same size, and not filtered."""
     resolution = 1 / rng.uniform(1 / SHARP_BELOW, 1 / 2.3)
     rate = min(conditions.sampling_rate, 0.4 * resolution)
-    box = conditions.box and math.ceil(conditions.box * conditions.sampling_rate / rate)
+    box = conditions.box and fft.next_fast_len(math.ceil(conditions.box * conditions.sampling_rate / rate))
     return replace(conditions, resolution=resolution, sampling_rate=rate, box=box, low_pass=None)
 
 
