@@ -99,6 +99,9 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
             if failed:
                 raise PyworkflowException(f"RELION stopped because the enhancement failed: {failed[-1]['error']}") from error
             raise
+        if not self._calls():  # RELION calls its external reconstruction in each iteration, or does without it silently
+            raise PyworkflowException("RELION never called the enhancer: this is a plain refinement. RELION 3.1 cannot continue a run with it "
+                                      "that began without, and Blush regularisation takes its place.")
 
     def createOutputStep(self, *_):
         super().createOutputStep()
@@ -106,7 +109,7 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
     def runJob(self, program, arguments, **kwargs):
         """RELION under `env`, so that the hook is in the environment of each process wherever and however mpirun starts it."""
         hook = shlex.quote(f"{HOOK}={shlex.quote(os.path.abspath(self._hookScript()))}")  # RELION hands it to a shell
-        super().runJob("env", f"{hook} {self._relionProgram(program)} {arguments}", **kwargs)
+        super().runJob("env", f"{hook} {shlex.quote(self._relionProgram(program))} {arguments}", **kwargs)
 
     def getSubmitDict(self):
         """What mpirun and the queue are told; a user's PARALLEL_COMMAND_RELION holds here too."""

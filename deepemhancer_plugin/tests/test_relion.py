@@ -144,7 +144,8 @@ class TestForm(RelionTest):
     """What RELION and the hook are told, with stand-ins for RELION's programs and for the inference environment."""
 
     def setUp(self):
-        self.programs(relion_refine_mpi='echo "$@" >arguments; sh -c "$RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE x_external_reconstruct.star"',
+        self.programs(relion_refine_mpi='echo "$@" >arguments; sh -c "$RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE x_external_reconstruct.star"; '
+                                        'echo "{}" >>deepemhancer.jsonl',
                       relion_external_reconstruct="")
 
     def test_valid(self):
@@ -227,6 +228,11 @@ class TestForm(RelionTest):
         self.assertEqual({name: settings[name] for name in ("healpix_order", "variant", "gpu", "log", "reconstruct")},
                          {"healpix_order": 5, "variant": "wideTarget", "gpu": "-1", "log": str(folder / "deepemhancer.jsonl"),
                           "reconstruct": str(self.home / "bin" / "relion_external_reconstruct")})
+
+    def test_a_refinement_without_the_hook_is_none_of_ours(self):
+        self.programs(relion_refine_mpi="", relion_external_reconstruct="")
+        with self.assertRaisesRegex(Exception, "^RELION never called the enhancer: "):
+            self.run_with(self.refine())
 
     def test_failure_says_why(self):
         """The enhancer's own words, not mpirun's command; and what failed is not counted."""
