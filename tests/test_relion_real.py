@@ -1,6 +1,6 @@
 """RELION itself with the hook: two small refinements at once, and what it does with every failure. Skipped where RELION is not installed.
 
-120 simulated particles of 48^2 voxels from perturbed angles; orders 3, 3, 3, 4, 5, 5 in iterations 0 to 5, joined in iteration 6 or later.
+120 simulated particles of 48^2 voxels from perturbed angles; orders 3, 3, 3, 4, 5, 5 in iterations 0 to 5; joined in iteration 7.
 """
 import itertools
 import json
