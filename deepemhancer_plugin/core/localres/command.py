@@ -191,5 +191,13 @@ def train(arguments: Sequence[str]) -> int:
             f"{entry['bias']:+.1f}, mean absolute error {entry['mae']:.1f}, root mean square {entry['rms']:.1f}")
 
     Trainer(settings, folder).run(molecules["train"], molecules["validation"], report)
+    if a.kind == "dense":
+        from deepemhancer_plugin.core.localres import networks, predict
+
+        network, facts = networks.load_weights(folder / "weights.npz")
+        assert isinstance(network, networks.Dense)
+        said, true = predict.calibrate(network, molecules["validation"][:16], a.seed)
+        log(f"calibration: {', '.join(f'{s:.2f} means {t:.2f} A' for s, t in zip(said, true, strict=True))}")
+        networks.save_weights(folder / "weights.npz", network, facts)
     log(f"wrote {folder / 'weights.npz'}: use it with localres --network")
     return 0

@@ -118,21 +118,25 @@ class Labelled:
     inside: np.ndarray
 
 
-def labelled_volumes(molecule: Molecule, rng: np.random.Generator, span: Range, edge: int, count: int) -> list[Labelled]:
-    """`count` volumes of one pose of the molecule (cut by the box where it is larger), under conditions drawn anew for each."""
-    shape = (edge, edge, edge)
+def placed(molecule: Molecule, rng: np.random.Generator, span: Range, edge: int) -> Molecule:
+    """The sharp molecule in a random pose within a box of `edge` voxels, cut by the box where it is larger."""
     rotated = molecule.moved(Rotation.random(random_state=rng), np.zeros(3))
     # Centred on an atom, or up to half a box beside it: the molecule's border and corners are as common as its middle.
     centre = rotated.positions[rng.integers(len(rotated))] + rng.uniform(-0.25, 0.25, 3) * edge * span.rate
-    placed = rotated.moved(Rotation.identity(), edge * span.rate / 2 - centre)
+    moved = rotated.moved(Rotation.identity(), edge * span.rate / 2 - centre)
     margin = rng.uniform(0, 4)
-    placed = sharp(placed[((placed.positions > margin) & (placed.positions < edge * span.rate - margin)).all(1)])
-    if len(placed) < 20:
-        return labelled_volumes(molecule, rng, span, edge, count)
-    inside = mask(placed, shape, span.rate, rng.uniform(2.5, 4.5)) > 0.5
-    spectrum = potential(placed, shape, span.rate)
+    kept = sharp(moved[((moved.positions > margin) & (moved.positions < edge * span.rate - margin)).all(1)])
+    return kept if len(kept) >= 20 else placed(molecule, rng, span, edge)
+
+
+def labelled_volumes(molecule: Molecule, rng: np.random.Generator, span: Range, edge: int, count: int) -> list[Labelled]:
+    """`count` volumes of one pose of the molecule under conditions drawn anew for each."""
+    shape = (edge, edge, edge)
+    atoms = placed(molecule, rng, span, edge)
+    inside = mask(atoms, shape, span.rate, rng.uniform(2.5, 4.5)) > 0.5
+    spectrum = potential(atoms, shape, span.rate)
     k = frequencies(shape)
-    envelope = fft.rfftn(mask(placed, shape, span.rate, 2.5)) * raised_cosine(k, span.rate / SCREEN)
+    envelope = fft.rfftn(mask(atoms, shape, span.rate, 2.5)) * raised_cosine(k, span.rate / SCREEN)
     density = float(spectrum[0, 0, 0].real / max(envelope[0, 0, 0].real, 1))  # mean in the molecule
     return [_conditions(spectrum, envelope * density, k, inside, rng, span) for _ in range(count)]
 
@@ -142,15 +146,15 @@ def _conditions(spectrum: np.ndarray, screen: np.ndarray, k: np.ndarray, inside:
     shape = inside.shape
     if rng.random() < 0.5:
         spectrum = spectrum - screen * np.float32(rng.uniform(0, 0.7))
-    cuts = [_draw(rng, span) for _ in range(2 if rng.random() < 0.35 else 1)]
+    cuts = [_draw(rng, span) for _ in range(2 if rng.random() < 0.5 else 1)]
     parts = [fft.irfftn(spectrum * _filter(k / span.rate, k, span.rate / d, b), s=shape) for d, b in cuts]
-    labels = [min(effective(d, b), span.coarsest) for d, b in cuts]
+    labels = [min(max(effective(d, b), span.finest), span.coarsest) for d, b in cuts]
     data, label = parts[0], np.full(shape, np.log(labels[0]), np.float32)
     if len(cuts) == 2:
         # On either side of a plane through the molecule the same density: the finer side is brought to the coarser one's scale.
         weight = _half_space(inside, rng, span.rate)
         second = parts[1] * np.sqrt(np.square(parts[0][inside]).mean() / max(np.square(parts[1][inside]).mean(), 1e-30))
-        second = parts[1] if rng.random() < 0.7 else second
+        second = parts[1] if rng.random() < 0.75 else second
         data = weight * data + (1 - weight) * second
         label = (weight * np.log(labels[0]) + (1 - weight) * np.log(labels[1])).astype(np.float32)
     scale = np.sqrt(np.square(data[inside]).mean())
@@ -171,8 +175,8 @@ def _filter(s: np.ndarray, k: np.ndarray, cut: float, blur: float) -> np.ndarray
 
 def _draw(rng: np.random.Generator, span: Range) -> tuple[float, float]:
     """Low-pass in A and blur in A^2."""
-    # Half uniform in resolution as the paper's, half in its logarithm, from a little beyond the range so that its ends are not ends.
-    low, high = span.finest * 0.95, span.coarsest * 1.05
+    # Uniform in resolution as the paper's, or in its logarithm, and from beyond the range: what is finer is to be called its finest.
+    low, high = max(span.finest * 0.8, 2.05 * span.rate), span.coarsest * 1.05
     d = rng.uniform(low, high) if rng.random() < 0.4 else math.exp(rng.uniform(math.log(low), math.log(high)))
     kind = rng.random()
     scale = (d / 3.0) ** 2  # B factors that change as much at this low-pass as at 3 A
@@ -181,14 +185,14 @@ def _draw(rng: np.random.Generator, span: Range) -> tuple[float, float]:
 
 
 def _half_space(inside: np.ndarray, rng: np.random.Generator, rate: float) -> np.ndarray:
-    """0 to 1 across a plane through a voxel of the molecule, over 1-8 A."""
+    """0 to 1 across a plane through a voxel of the molecule, over 1-8 A, sharp ones as often as soft ones."""
     voxels = np.argwhere(inside)
     point = voxels[rng.integers(len(voxels))]
     normal = rng.standard_normal(3)
     normal /= np.linalg.norm(normal)
     z, y, x = (np.arange(n) - p for n, p in zip(inside.shape, point, strict=True))
     distance = z[:, None, None] * normal[0] + y[:, None] * normal[1] + x * normal[2]
-    return 1 / (1 + np.exp(-distance * rate / rng.uniform(0.25, 2)))
+    return 1 / (1 + np.exp(-distance * rate / math.exp(rng.uniform(math.log(0.15), math.log(2)))))
 
 
 def _noise(k: np.ndarray, rng: np.random.Generator, span: Range, coarsest: float) -> np.ndarray | float:

@@ -8,7 +8,7 @@ from deepemhancer_plugin.core import normalization
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 
 SMOOTH = 3.0  # A, standard deviation of the Gaussian before the threshold: detail to about 10 A
-SIGMAS = 5.0  # above the noise of the smoothed map
+SIGMAS = 6.0  # above the noise of the smoothed map, whose few independent voxels let its robust estimate be a fifth too low
 SHARE = 0.12  # of the smoothed map's high density, at least: where there is no noise, ripples and the Gaussian's skirt are left out
 LEAST = 0.05  # components with less than this share of the largest one's voxels go
 

@@ -3,6 +3,7 @@
 `Published`: that of Ramirez-Aportela et al. 2019 (IUCrJ 6, 1054), for boxes of 13^3 voxels, one voxel's resolution a box.
 `Dense`: ours, fully convolutional: a whole map in, the resolution of every voxel out.
 """
+import itertools
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,7 @@ class Published:
         from keras import layers
 
         self.span, self.widths = span, widths
+        self.calibration: tuple[list[float], list[float]] = [], []  # what it says and what is true, A: predict.calibrate
         box = keras.Input((WINDOW, WINDOW, WINDOW, 1), name="box")
         x = layers.Conv3D(widths[0], WINDOW, activation="relu", name="filters")(box)
         x = layers.Flatten(name="flat")(x)
@@ -47,6 +49,7 @@ class Dense:
         from keras import layers
 
         self.span, self.widths = span, widths
+        self.calibration: tuple[list[float], list[float]] = [], []  # what it says and what is true, A: predict.calibrate
         wide, narrow, blocks = widths
         spectra = keras.Input((None, None, None, len(BANDS) * len(SPREADS)), name="spectra")
         x = layers.Conv3D(wide, 1, activation="relu", kernel_initializer="he_normal", name="first")(spectra)
@@ -74,7 +77,7 @@ def build(kind: str, span: Range, widths: tuple[int, ...] | None = None) -> Publ
 
 def save_weights(path: str | Path, network: Published | Dense, facts: dict[str, Any]) -> None:
     """Write the weights as float16, what the network is, and `facts` (how it was trained), to one .npz file, atomically."""
-    what = {"kind": network.kind, "rate": network.span.name, "widths": network.widths}
+    what = {"kind": network.kind, "rate": network.span.name, "widths": network.widths, "calibration": network.calibration}
     arrays: dict[str, Any] = {v.path: np.asarray(v).astype(np.float16) for v in network.model.trainable_variables}
     temporary = Path(path).with_suffix(".tmp.npz")
     np.savez(temporary, network=json.dumps(what), facts=json.dumps(facts), **arrays)
@@ -87,6 +90,10 @@ def load_weights(path: str | Path) -> tuple[Published | Dense, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as data:
             what = json.loads(str(data["network"]))
             network = build(what["kind"], RANGES[what["rate"]], tuple(map(int, what["widths"])))
+            said, true = (list(map(float, values)) for values in what.get("calibration", ([], [])))
+            if len(said) != len(true) or any(b <= a for a, b in itertools.pairwise(said)):
+                raise InputError(f"{path}: the calibration does not rise: {said}")
+            network.calibration = said, true
             for variable in network.model.trainable_variables:
                 values = data[variable.path]
                 if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
