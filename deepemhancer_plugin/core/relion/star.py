@@ -2,6 +2,7 @@
 
 Read in RELION 3.1, 4.0 and 5.0, whose star files differ here only in rlnPixelSize (from 4.0 on).
 """
+import linecache
 import os
 import re
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def _block(path: str, name: str) -> dict[str, Any]:
     """The first block of a star file, which is a list of names and values called data_`name`."""
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; RELION writes it before it asks for a reconstruction")
+    linecache.clearcache()  # starfile reads through it, and leaves a file there that it could not read
     try:
         blocks = starfile.read(path, read_n_blocks=1, always_dict=True)
     except Exception as error:  # whatever a damaged file leads to in the parser
