@@ -40,13 +40,14 @@ class Case:
     micelle: float = 0.0
     preferred: float = 0.0
     cut: bool = False
+    resolution: float = 6.5  # A, that the noise would leave to half maps from the true angles
     diameter: float = 136.0
 
 
 CASES = {"membrane": Case("membrane protein in a nanodisc (2R6G)", "2r6g_bound.pdb.gz", micelle=0.6),
-         "preferred": Case("80 % of the views within 30° of one direction (1E4K)", "1E4K_target.pdb.gz", preferred=0.8),
-         "cut": Case("density cut at 5 Å before the noise was added (1E4K): nothing finer may come out", "1E4K_target.pdb.gz", cut=True)}
-RATE, BOX, PARTICLES, RESOLUTION = 1.8, 80, 500, 6.5
+         "preferred": Case("80 % of the views within 30° of one direction (1E4K)", "1E4K_target.pdb.gz", preferred=0.8, resolution=4.8),
+         "cut": Case("density cut at 5 Å before the noise was added (1E4K): nothing finer may come out", "1E4K_target.pdb.gz", cut=True, resolution=5.5)}
+RATE, BOX, PARTICLES = 1.8, 80, 500
 
 
 def made(case: Case, structures: str | None) -> Simulated:
@@ -62,7 +63,7 @@ def refine(case: Case, folder: Path, truth: Simulated, hook: bool) -> None:
         return
     if not (folder / "particles.star").exists():
         density = low_passed(truth.half1, RATE, CUT) if case.cut else truth.half1
-        ratio = make_particles(density, RATE, folder, PARTICLES, RESOLUTION if not case.cut else CUT + 0.5, seed=1, preferred=case.preferred)
+        ratio = make_particles(density, RATE, folder, PARTICLES, case.resolution, seed=1, preferred=case.preferred)
         print(f"{folder.name}: noise {ratio:.2f} times the signal", flush=True)
     (folder / name).mkdir(exist_ok=True)
     started = time.perf_counter()
