@@ -46,7 +46,8 @@ class Case:
 
 CASES = {"membrane": Case("membrane protein in a nanodisc (2R6G)", "2r6g_bound.pdb.gz", micelle=0.6),
          "preferred": Case("80 % of the views within 30° of one direction (1E4K)", "1E4K_target.pdb.gz", preferred=0.8, resolution=4.8),
-         "cut": Case("density cut at 5 Å before the noise was added (1E4K): nothing finer may come out", "1E4K_target.pdb.gz", cut=True, resolution=5.5)}
+         "cut": Case("density cut at 5 Å before the noise was added (1E4K): nothing finer may come out", "1E4K_target.pdb.gz",
+                     cut=True, resolution=5.5)}
 RATE, BOX, PARTICLES = 1.8, 80, 500
 
 
