@@ -71,8 +71,11 @@ class Dense:
 
 def build(kind: str, span: Range, widths: tuple[int, ...] | None = None) -> Published | Dense:
     """A new network of either kind with random weights."""
-    maker: type[Published | Dense] = {"published": Published, "dense": Dense}[kind]
-    return maker(span, widths) if widths else maker(span)
+    if kind == "published":
+        return Published(span, widths) if widths else Published(span)
+    if kind != "dense":
+        raise ValueError(f"kind {kind}: dense or published is right")
+    return Dense(span, widths) if widths else Dense(span)
 
 
 def save_weights(path: str | Path, network: Published | Dense, facts: dict[str, Any]) -> None:
