@@ -1,4 +1,5 @@
 """A map and a mask in, the local resolution of every voxel in the mask out."""
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def calibrate(network: Dense, molecules: Sequence[Molecule], seed: int = 0, edge
             data += rng.standard_normal(shape, np.float32) * np.float32(0.08 * (number % 2) * data.max())
             medians.append(float(np.median(local_resolution(data, inside, span.rate, network)[inside])))
         said.append(round(float(np.mean(medians)), 3))
-    network.calibration = said, [round(float(d), 3) for d in truth]
+    if all(a < b for a, b in itertools.pairwise(said)):  # else the network has not learned enough to be calibrated
+        network.calibration = said, [round(float(d), 3) for d in truth]
     return network.calibration
 
 
