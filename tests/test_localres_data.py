@@ -40,13 +40,24 @@ def test_effective_resolution_is_where_half_of_the_amplitude_is_left(resolution,
         assert np.exp(-blur / 4 / label**2) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("band", [3, 8, 15])
+def place(k):
+    """Where a frequency stands among the bands, which are equally far apart there."""
+    return np.arcsinh(np.asarray(k) / data.CORNER)
+
+
+def test_bands_reach_nyquist_in_equal_steps():
+    steps = np.diff(place(data.BANDS))
+    assert data.BANDS[0] == pytest.approx(1 / 16) and data.BANDS[-1] == pytest.approx(1 / 2)
+    np.testing.assert_allclose(steps, steps[0])
+
+
+@pytest.mark.parametrize("band", [3, 8, 14])
 def test_a_wave_is_all_in_its_band(band):
     shape = (48, 48, 48)
     k = round(data.BANDS[band] * 48) / 48
     spectra = data.local_spectra(wave(k, shape))
     assert spectra.shape == (12, 12, 12, 2 * len(data.BANDS))
-    near = int(np.argmin(np.abs(np.log(np.array(data.BANDS) / k))))
+    near = int(np.argmin(np.abs(place(data.BANDS) - place(k))))
     assert np.all(spectra[..., :len(data.BANDS)].argmax(-1) == near)
     shares = np.exp(3 * spectra[6, 6, 6, :len(data.BANDS)] - 6) - data.DITHER**2 * data.WHITE
     assert shares.sum() == pytest.approx(1, abs=1e-3)
@@ -68,8 +79,8 @@ def test_white_noise_has_the_power_of_each_bands_volume():
     k = data.frequencies((64, 64, 64))
     weight = np.full(k.shape, 2.0)
     weight[..., 0] = weight[..., -1] = 1
-    step = np.log(data.BANDS[1] / data.BANDS[0])
-    gains = [np.cos(np.pi / 2 * np.minimum(np.abs(np.log(np.maximum(k, 1e-6) / b)) / step, 1)) ** 2 for b in data.BANDS]
+    step = place(data.BANDS[1]) - place(data.BANDS[0])
+    gains = [np.cos(np.pi / 2 * np.minimum(np.abs(place(k) - place(b)) / step, 1)) ** 2 for b in data.BANDS]
     gains[-1][k > data.BANDS[-1]] = 1
     expected = np.array([(g * weight).sum() for g in gains])
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), rtol=0.15, atol=1e-4)

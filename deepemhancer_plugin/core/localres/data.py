@@ -17,12 +17,14 @@ SHARP_B = 10.0  # A^2 of every atom in what counts as a sharp map
 ROLL_OFF = 0.02  # of the raised cosine, in 1/voxel
 WINDOW = 13  # voxels, the edge of the boxes that are scaled to unit norm
 SCREEN = 8.0  # A, the detail that bulk solvent has
-BANDS = tuple(float(b) for b in np.geomspace(1 / 16, 1 / 2, 20))  # 1/voxel, the middles of the bands; the last one reaches into the corners
+CORNER = 0.1  # 1/voxel: below it bands are equally wide, above it in proportion; narrower ones would see too far beyond a border
+_PLACES = np.linspace(math.asinh(1 / 16 / CORNER), math.asinh(0.5 / CORNER), 16)
+BANDS = tuple(float(b) for b in CORNER * np.sinh(_PLACES))  # 1/voxel, the middles of the bands; the last one reaches into the corners
 BLOCK = 4  # voxels, the spacing of the local spectra
 SPREADS = (0.7, 1.6)  # blocks, standard deviations of the Gaussian windows that spectra are averaged over
 DITHER = 0.015  # of the local root mean square: white noise that every spectrum is taken to hold, so that none ends in nothing
-# Shares of white noise: a band's squared gain over its shell, 4 pi k^3 ln(ratio of the bands); the last one has the rest.
-_WHITE = [4 * math.pi * b**3 * math.log(BANDS[1] / BANDS[0]) for b in BANDS[:-1]]
+# Shares of white noise: a band's squared gain over its shell, 4 pi k^2 times its width; the last one has the rest.
+_WHITE = [4 * math.pi * b**2 * (_PLACES[1] - _PLACES[0]) * math.hypot(b, CORNER) for b in BANDS[:-1]]
 WHITE = np.array([*_WHITE, 1 - sum(_WHITE)], np.float32)
 
 
@@ -81,19 +83,19 @@ def sharp(molecule: Molecule) -> Molecule:
 
 
 def local_spectra(volume: np.ndarray, workers: int = 1) -> np.ndarray:
-    """The local power spectrum of each block of 4^3 voxels: (z / 4, y / 4, x / 4, 40), float32; the edges are multiples of four.
+    """The local power spectrum of each block of 4^3 voxels: (z / 4, y / 4, x / 4, 32), float32; the edges are multiples of four.
 
     The logarithm of each band's share of the power, from the squared band-passed map averaged over the block and a Gaussian of two widths,
     scaled to about -2 (next to nothing) to 2 (all of it). Independent of the map's scale, as the paper's boxes of unit norm are.
     """
-    spectrum, place = fft.rfftn(volume, workers=workers), np.log(np.maximum(frequencies(volume.shape), np.float32(1e-6)))
+    spectrum, place = fft.rfftn(volume, workers=workers), np.arcsinh(frequencies(volume.shape) / np.float32(CORNER))
     blocks = [n for edge in volume.shape for n in (edge // BLOCK, BLOCK)]
-    width = np.float32(math.log(BANDS[1] / BANDS[0]))
+    width = np.float32(_PLACES[1] - _PLACES[0])
     powers = []
-    for band in BANDS:
-        distance = np.abs(place - np.float32(math.log(band))) / width
-        if band == BANDS[-1]:
-            distance[place > math.log(band)] = 0
+    for middle in _PLACES.astype(np.float32):
+        distance = np.abs(place - middle) / width
+        if middle == np.float32(_PLACES[-1]):
+            distance[place > middle] = 0
         part = fft.irfftn(spectrum * np.cos(np.float32(np.pi / 2) * np.minimum(distance, 1)), s=volume.shape, workers=workers)
         powers.append(np.square(part).reshape(blocks).mean((1, 3, 5)))
     return np.concatenate([_shares(np.stack([ndimage.gaussian_filter(p, spread) for p in powers], -1)) for spread in SPREADS], -1)

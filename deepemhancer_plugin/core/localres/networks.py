@@ -36,7 +36,7 @@ class Published:
 
 
 class Dense:
-    """`model`: local spectra (N, z / 4, y / 4, x / 4, 40) of a whole map -> ln(resolution in A) of every block of 4^3 voxels (N, ..., 1).
+    """`model`: local spectra (N, z / 4, y / 4, x / 4, 32) of a whole map -> ln(resolution in A) of every block of 4^3 voxels (N, ..., 1).
 
     The spectra (`data.local_spectra`) are the first layer, which need not be learned: band-pass filters, squares, averages. What is learned
     is what they say about the resolution, with 3^3 convolutions over neighbouring blocks. No statistics over the map: a block's value

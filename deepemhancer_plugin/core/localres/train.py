@@ -58,7 +58,7 @@ def progress_rate(settings: Settings, step: int, minutes: float) -> float:
 
 @dataclass(frozen=True)
 class Example:
-    """What a volume is to the dense network: spectra (z, y, x, 40), ln(resolution) and weight (z, y, x) of each block of 4^3 voxels."""
+    """What a volume is to the dense network: spectra (z, y, x, 32), ln(resolution) and weight (z, y, x) of each block of 4^3 voxels."""
     spectra: np.ndarray
     log_label: np.ndarray
     weight: np.ndarray
