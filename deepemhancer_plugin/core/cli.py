@@ -19,12 +19,12 @@ from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.progress import Progress
 
 # Sub-commands: where each one's function (arguments) -> exit status is, imported when it is called.
-COMMANDS = {name: ("deepemhancer_plugin.core.commands", name) for name in ("demo", "simulate", "download")}
-COMMANDS |= {"evaluate": ("deepemhancer_plugin.core.evaluation.command", "main")}
-COMMANDS |= {"relion": ("deepemhancer_plugin.core.relion.command", "main")}
-COMMANDS |= {name: ("deepemhancer_plugin.core.training.command", name.replace("-", "_")) for name in ("train", "fine-tune")}
-COMMANDS |= {"localres": ("deepemhancer_plugin.core.localres.command", "main"), "localres-train": ("deepemhancer_plugin.core.localres.command", "train")}
-COMMANDS |= {"oversharpening": ("deepemhancer_plugin.core.localres.oversharpening_command", "main")}
+_CORE = "deepemhancer_plugin.core"
+COMMANDS = {**{name: (f"{_CORE}.commands", name) for name in ("demo", "simulate", "download")},
+            "train": (f"{_CORE}.training.command", "train"), "fine-tune": (f"{_CORE}.training.command", "fine_tune"),
+            "evaluate": (f"{_CORE}.evaluation.command", "main"), "relion": (f"{_CORE}.relion.command", "main"),
+            "localres": (f"{_CORE}.localres.command", "main"), "localres-train": (f"{_CORE}.localres.command", "train"),
+            "oversharpening": (f"{_CORE}.localres.oversharpening_command", "main")}
 EPILOG = """sub-commands (each with its own -h):
   deepemhancer demo        enhance simulated half maps of a synthetic protein
   deepemhancer simulate    half maps and target from an atomic model

@@ -27,10 +27,10 @@ def averaged(predict: Callable[[np.ndarray], np.ndarray], count: int) -> Callabl
         return predict
 
     def average(windows: np.ndarray) -> np.ndarray:
-        total = 0
+        predictions = []
         for rotation in AVERAGES[count]:
-            turned = np.stack([rotated(w, rotation) for w in windows])
-            total = total + np.stack([rotated_back(p, rotation) for p in predict(turned)])
-        return total / np.float32(count)
+            turned = predict(np.stack([rotated(w, rotation) for w in windows]))
+            predictions.append(np.stack([rotated_back(p, rotation) for p in turned]))
+        return np.mean(predictions, axis=0)
 
     return average

@@ -109,10 +109,10 @@ def symmetrized(volume: np.ndarray, operators: list[Operator], rate: float, prog
                 both = inside & (volume[slab] > dense) & (copy > dense)
                 a, b = volume[slab][both].astype(np.float64), copy[both].astype(np.float64)
                 moments += (len(a), a.sum(), b.sum(), a @ a, b @ b, a @ b)
-            n, a, b, aa, bb, ab = moments
-            variances = (n * aa - a * a) * (n * bb - b * b)
-            lowest = min(lowest, (n * ab - a * b) / np.sqrt(variances) if variances > 0 else 0.0)
+            n, sum_a, sum_b, aa, bb, ab = map(float, moments)
+            variances = (n * aa - sum_a**2) * (n * bb - sum_b**2)
+            lowest = min(lowest, (n * ab - sum_a * sum_b) / variances**0.5 if variances > 0 else 0.0)
             if progress:
                 progress(done, len(operators))
     total /= np.maximum(count, 1)
-    return total, float(lowest)
+    return total, lowest

@@ -1,4 +1,5 @@
 """A map and a mask in, the local resolution of every voxel in the mask out."""
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,7 +122,9 @@ def _sliding(working: np.ndarray, at: np.ndarray, network: Published, tell: Prog
     return np.log(np.clip(np.concatenate(values), network.span.finest, network.span.coarsest))
 
 
+@functools.lru_cache(4)
 def _callable(network: Dense | Published) -> Callable[[np.ndarray], np.ndarray]:
+    """The network as a function, traced once for however many maps."""
     import keras
 
     call = network.model.predict_on_batch
