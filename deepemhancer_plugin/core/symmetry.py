@@ -108,7 +108,7 @@ def symmetrized(volume: np.ndarray, operators: list[Operator], rate: float, prog
                 count[slab] += inside
                 both = inside & (volume[slab] > dense) & (copy > dense)
                 a, b = volume[slab][both].astype(np.float64), copy[both].astype(np.float64)
-                moments += (len(a), a.sum(), b.sum(), a @ a, b @ b, a @ b)
+                moments += np.array([len(a), a.sum(), b.sum(), a @ a, b @ b, a @ b])
             n, sum_a, sum_b, aa, bb, ab = map(float, moments)
             variances = (n * aa - sum_a**2) * (n * bb - sum_b**2)
             lowest = min(lowest, (n * ab - sum_a * sum_b) / variances**0.5 if variances > 0 else 0.0)
