@@ -9,7 +9,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,6 +79,22 @@ def parser() -> argparse.ArgumentParser:
 
 def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+@contextmanager
+def map_warnings() -> Iterator[list[str]]:
+    """Within it what a map is warned about goes to the log, and into the list for the report."""
+    messages: list[str] = []
+
+    def show(message, category, *_args, **_kwargs) -> None:
+        if issubclass(category, MapWarning):
+            messages.append(str(message))
+            log(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MapWarning)
+        warnings.showwarning = show
+        yield messages
 
 
 class _Stopped(BaseException):
@@ -165,16 +182,7 @@ def _enhance(arguments: list[str]) -> int:
         p.error("--sym and --helical exclude each other")
 
     started = time.perf_counter()
-    messages: list[str] = []
-
-    def show(message, category, *_args, **_kwargs) -> None:
-        if issubclass(category, MapWarning):
-            messages.append(str(message))
-            log(f"warning: {message}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", MapWarning)
-        warnings.showwarning = show
+    with map_warnings() as messages:
         result, volume, model, where = interruptible(lambda: _run(a))
     # The output's last step is on the main thread: a signal stops it, and its temporary file goes with it.
     label = f"deepemhancer {__version__} {model.kind} {model.name} {model.sha256[:12]}"

@@ -215,16 +215,23 @@ def load_weights(path) -> tuple[Embedded | Published, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as data:
             network = build(Architecture.from_dict(json.loads(str(data["architecture"]))))
-            for variable in network.model.trainable_variables:
-                values = data[variable.path]
-                if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
-                    raise InputError(f"{path}: {variable.path} has shape {values.shape} or non-finite values; {tuple(variable.shape)} is right")
-                variable.assign(values.astype(np.float32))
+            assign(network.model.trainable_variables, data, path)
             return network, json.loads(str(data["facts"]))
     except InputError:
         raise
     except UNREADABLE as error:
         raise not_ours(path, error) from error
+
+
+def assign(variables, data, path) -> None:
+    """Give each of a network's variables the array of its name. InputError when that has another shape or is not finite."""
+    import numpy as np
+
+    for variable in variables:
+        values = data[variable.path]
+        if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
+            raise InputError(f"{path}: {variable.path} has shape {values.shape} or non-finite values; {tuple(variable.shape)} is right")
+        variable.assign(values.astype(np.float32))
 
 
 def not_ours(path, error: Exception) -> InputError:

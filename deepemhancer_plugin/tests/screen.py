@@ -1,4 +1,5 @@
 """A virtual screen for the tests that open windows, and pictures of them."""
+import atexit
 import os
 import shutil
 import subprocess
@@ -11,26 +12,33 @@ needsScreen = unittest.skipIf(missing, f"no {', '.join(missing)} here: as root, 
 
 
 class Screen:
-    """Xvfb with a window manager on a free display, as a context; DISPLAY points at it meanwhile."""
+    """Xvfb with a window manager on a free display, as a context; DISPLAY points at it meanwhile.
 
-    def __enter__(self):
+    The server stays until the process ends: Tk ends the whole process when the server of a window that it still knows goes away.
+    """
+    display = None
+
+    @classmethod
+    def start(cls):
         read, write = os.pipe()
-        self.server = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", "1400x1200x24", "-nolisten", "tcp"],
-                                       pass_fds=[write], stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", "1400x1200x24", "-nolisten", "tcp"],
+                                  pass_fds=[write], stderr=subprocess.DEVNULL)
         os.close(write)
         with os.fdopen(read) as pipe:
-            self.display = f":{pipe.readline().strip()}"
+            cls.display = f":{pipe.readline().strip()}"
+        manager = subprocess.Popen(["openbox"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "DISPLAY": cls.display})
+        for process in (server, manager):
+            atexit.register(process.terminate)  # the manager first
+        time.sleep(1)
+
+    def __enter__(self):
+        if self.display is None:
+            self.start()
         self.saved = os.environ.get("DISPLAY")
         os.environ["DISPLAY"] = self.display
-        self.manager = subprocess.Popen(["openbox"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(1)
         return self
 
     def __exit__(self, *_):
-        self.manager.terminate()
-        self.server.terminate()
-        self.manager.wait()
-        self.server.wait()
         if self.saved is None:
             del os.environ["DISPLAY"]
         else:

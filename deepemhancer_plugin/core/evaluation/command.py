@@ -2,7 +2,6 @@
 import argparse
 import json
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 
 from deepemhancer_plugin import __version__
 from deepemhancer_plugin.core import mrc
-from deepemhancer_plugin.core.cli import _write_text, log
-from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.cli import _write_text, log, map_warnings
+from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.evaluation import modelmap, qscore, report
 from deepemhancer_plugin.core.evaluation.halfmaps import half_map_fsc
 from deepemhancer_plugin.core.evaluation.metrics import soft_mask
@@ -50,15 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     outputs = [f"{a.output}.{kind}" for kind in ("json", "md", "png")]
     for output in outputs:
         mrc.check_output(output, inputs)
-    messages: list[str] = []
-
-    def show(message, *_args, **_kwargs) -> None:
-        messages.append(str(message))
-        log(f"warning: {message}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", MapWarning)
-        warnings.showwarning = show
+    with map_warnings() as messages:
         _evaluate(a, outputs, messages)
     for output in outputs:
         log(f"wrote {output}")

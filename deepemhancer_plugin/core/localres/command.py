@@ -3,7 +3,6 @@ import argparse
 import json
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import numpy as np
 
 from deepemhancer_plugin import __version__
 from deepemhancer_plugin.core import mrc
-from deepemhancer_plugin.core.cli import _write_text, interruptible, log
-from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.cli import _write_text, interruptible, log, map_warnings
+from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.progress import Progress
 
 PERCENTILES = (5, 20, 25, 50, 75, 80, 95)
@@ -43,16 +42,8 @@ def statistics(values: np.ndarray) -> dict[str, float]:
 def main(arguments: Sequence[str]) -> int:
     """`deepemhancer localres MAP -o OUT`"""
     a = parser().parse_args(arguments)
-    started, messages = time.perf_counter(), []
-
-    def show(message, category, *_args, **_kwargs) -> None:
-        if issubclass(category, MapWarning):
-            messages.append(str(message))
-            log(f"warning: {message}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", MapWarning)
-        warnings.showwarning = show
+    started = time.perf_counter()
+    with map_warnings() as messages:
         found = interruptible(lambda: _run(a))
     volume, results, facts = found
     stem = _stem(a.output)

@@ -13,7 +13,7 @@ import numpy as np
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres.data import BANDS, RANGES, SPREADS, WINDOW, Range
-from deepemhancer_plugin.core.networks import UNREADABLE, not_ours
+from deepemhancer_plugin.core.networks import UNREADABLE, assign, not_ours
 
 
 class Published:
@@ -97,11 +97,7 @@ def load_weights(path: str | Path) -> tuple[Published | Dense, dict[str, Any]]:
             if len(said) != len(true) or any(b <= a for a, b in itertools.pairwise(said)):
                 raise InputError(f"{path}: the calibration does not rise: {said}")
             network.calibration = said, true
-            for variable in network.model.trainable_variables:
-                values = data[variable.path]
-                if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
-                    raise InputError(f"{path}: {variable.path} has shape {values.shape} or non-finite values; {tuple(variable.shape)} is right")
-                variable.assign(values.astype(np.float32))
+            assign(network.model.trainable_variables, data, path)
             return network, json.loads(str(data["facts"]))
     except InputError:
         raise

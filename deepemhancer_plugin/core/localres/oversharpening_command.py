@@ -12,7 +12,7 @@ import numpy as np
 
 from deepemhancer_plugin import __version__
 from deepemhancer_plugin.core import mrc, spectrum
-from deepemhancer_plugin.core.cli import _write_text, interruptible, log
+from deepemhancer_plugin.core.cli import _write_text, interruptible, log, map_warnings
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.localres.blocres import masked_fsc
@@ -49,16 +49,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """`deepemhancer oversharpening MAP --halves A B -o PREFIX`"""
     a = parser().parse_args(arguments)
-    started, messages = time.perf_counter(), []
-
-    def show(message, category, *_args, **_kwargs) -> None:
-        if issubclass(category, MapWarning):
-            messages.append(str(message))
-            log(f"warning: {message}")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", MapWarning)
-        warnings.showwarning = show
+    started = time.perf_counter()
+    with map_warnings() as messages:
         volume, found, scanned, facts = interruptible(lambda: _run(a))
     report: dict[str, Any] = {"version": __version__, **summary(found), **facts}
     if scanned is not None:
