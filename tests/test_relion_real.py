@@ -100,8 +100,9 @@ def test_refinements_at_once_use_the_device_in_turn(refined):
     assert len(times) >= 8 and all(a[1] <= b[0] for a, b in itertools.pairwise(times))
 
 
-FAILURES = {"missing weights": "no such file", "zeros": "is 0 everywhere", "overflow": "NaN or infinite", "wrong box": "RELION asked for 48^3",
-            "full disk": "No space left on device", "killed": None}
+FAILURES = {"missing weights": "no such file", "zeros": "is 0 everywhere", "overflow": "NaN or infinite", "wrong box": r"RELION asked for 48\^3",
+            # Either half may find the disk full: in its enhanced map, or still in RELION's own reconstruction.
+            "full disk": "No space left on device|ended with status", "killed": None}
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -148,9 +149,8 @@ def test_relion_stops_with_our_message_and_goes_on_from_the_last_good_iteration(
             subprocess.run(["umount", refined / name], check=True)
     assert status != 0 and "there was something wrong with system call" in text, text[-2000:]
     if FAILURES[failure]:
-        assert "deepemhancer: error: " in text and FAILURES[failure] in text and results == []
-    else:
-        assert len(results) <= 1
+        assert re.search(f"deepemhancer: error: .*({FAILURES[failure]})", text)
+    assert len(results) <= 1  # Open MPI may kill the other half's hook at its reconstruction; the one that failed left nothing
     assert not (refined / f"{name}/run_it{first:03d}_optimiser.star").exists()
     if failure == "killed":  # once for all of them, since each takes a while
         with refine(refined, f"{name}/again", "--auto_iter_max", str(first), "--external_reconstruct", proceed=good) as process:
