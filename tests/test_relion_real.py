@@ -132,9 +132,10 @@ def test_relion_stops_with_our_message_and_goes_on_from_the_last_good_iteration(
         (refined / name).mkdir()
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", refined / name], capture_output=True).returncode:
             pytest.skip("a small disk cannot be mounted here (not root)")
-        # RELION's own reconstruction fits, then the disk is filled, and the enhanced map does not.
-        (tmp_path / "program").write_text(f"#!/bin/sh\nrelion_external_reconstruct \"$1\" || exit\ndd if=/dev/zero of='{refined / name}/fill' "
-                                          "bs=4k 2>/dev/null\nexit 0\n")
+        # RELION's own reconstructions of both halves fit, then the disk is filled, and the enhanced maps do not.
+        (tmp_path / "program").write_text(f"#!/bin/sh\nrelion_external_reconstruct \"$1\" || exit\ncd '{refined / name}'\n"
+                                          f"while [ $(ls -A | grep -c 'it{first:03d}_half[12]_class001_external_reconstruct.mrc') -lt 2 ]\n"
+                                          "do sleep 0.1\ndone\ndd if=/dev/zero of=fill bs=4k 2>/dev/null\nexit 0\n")
         (tmp_path / "program").chmod(0o755)
         options = {"RECONSTRUCT": str(tmp_path / "program"), "LOG": str(refined / f"{name}.jsonl")}
     try:
