@@ -7,9 +7,11 @@ from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.embedded import load_embedded
 from deepemhancer_plugin.core.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.evaluation import soft_mask
 from deepemhancer_plugin.core.normalization import noise_from_halves
 from deepemhancer_plugin.core.prepare import prepare
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.spectrum import fsc, resolution
 from deepemhancer_plugin.core.symmetry import point_group
 from deepemhancer_plugin.core.synthetic import build_protein
 
@@ -77,6 +79,21 @@ def test_single_map_of_white_noise_gives_next_to_nothing(made, model, where):
     noise = np.random.default_rng(1).standard_normal(made.half1.shape, np.float32)
     output = enhance([noise], 1.0, model, where).data
     assert np.percentile(output, 99.9) < 0.05 * np.percentile(made.target[made.mask > 0.5], 95)
+
+
+def test_nothing_finer_comes_out_than_went_in(model, where):
+    low = simulate(from_structure(build_protein(1)), Conditions(resolution=3.0, margin=16.0, low_pass=6.0), 5)
+    halves = [low.half1, low.half2]
+    ended, free = (enhance([h.copy() for h in halves], 1.0, model, where, Options(band_limit=limit)) for limit in (True, False))
+    assert 6.0 <= ended.report["input_ends_at"] < 7.5 and free.report["input_ends_at"] is None
+    mask = soft_mask(low.model, 1.0)
+    frequency, curve = fsc(ended.data * mask, low.model * mask)
+    assert resolution(frequency, curve, 0.5) >= 6.0 > resolution(*fsc(free.data * mask, low.model * mask), 0.5)
+    assert curve[frequency > 1.2 / 6].max() < 0.3
+    inside = low.mask > 0.5
+    outside = np.broadcast_to(np.arange(len(low.model))[:, None, None] < len(low.model) // 2, inside.shape)
+    masked = enhance([h.copy() for h in halves], 1.0, model, where, Options(mask=outside)).data
+    assert not masked[~outside].any() and masked[inside & outside].any()
 
 
 def test_sampling_rates_are_left_as_they_were(model, where):

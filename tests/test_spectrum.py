@@ -141,3 +141,49 @@ def test_gain_is_the_inverse_amplitude_up_to_its_limit():
     gain = spectrum.flattening_gain(amplitude**2, 0.05)
     np.testing.assert_allclose((gain * amplitude)[1:4], 1, rtol=0.02)
     assert gain[-1] == pytest.approx(spectrum.LARGEST_GAIN / 4.0, rel=1e-3) and gain[0] == pytest.approx(1e-5)
+
+
+def low_pass(volume, rate, cut, width):
+    """By the definition, on the full transform: 1 up to `cut`, 0 from (1 + width) cut on, half a cosine in between."""
+    k = frequencies(volume.shape, rate)
+    gain = 0.5 + 0.5 * np.cos(np.pi * np.clip((k / cut - 1) / max(width, 1e-9), 0, 1))
+    return fft.ifftn(fft.fftn(volume) * gain).real.astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=[(72, 72, 72), (90, 64, 77)])
+def protein_like(request):
+    """A ball of signal in noise, 1.3 A/voxel, both with B = 150 A^2."""
+    rng, shape = np.random.default_rng(3), request.param
+    k = frequencies(shape, 1.3)
+    ball = sum(((np.arange(n) - n / 2) ** 2).reshape([-1 if a == b else 1 for b in range(3)]) for a, n in enumerate(shape)) < (min(shape) / 4) ** 2
+    signal, noise = (fft.ifftn(fft.fftn(rng.standard_normal(shape) * where) * np.exp(-150 / 4 * k**2)).real for where in (ball, 0.1))
+    return (signal + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("cut", [4.0, 5.0, 8.0])
+@pytest.mark.parametrize("width", [0.0, 0.1])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_low_pass_is_found_and_nothing_else(protein_like, cut, width, half):
+    assert spectrum.band_limit(protein_like, 1.3) is None
+    filtered = low_pass(protein_like, 1.3, 1 / cut, width)
+    if half:
+        filtered = filtered.astype(np.float16).astype(np.float32)
+    assert cut <= 1 / spectrum.band_limit(700 * filtered + 50, 1.3) < 1.25 * cut
+
+
+def test_a_low_pass_is_seen_through_a_sphere_and_not_through_a_mask(protein_like):
+    filtered = low_pass(protein_like, 1.3, 1 / 5.0, 0.1)
+    radius = np.sqrt(sum(((np.arange(n) - n / 2) ** 2).reshape([-1 if a == b else 1 for b in range(3)]) for a, n in enumerate(filtered.shape)))
+    sphere = 0.5 + 0.5 * np.cos(np.pi * np.clip((radius - min(filtered.shape) / 2 + 4) / 3.5, 0, 1))
+    assert 5 <= 1 / spectrum.band_limit((filtered * sphere).astype(np.float32), 1.3) < 6.25
+    assert spectrum.band_limit(filtered * (radius < min(filtered.shape) / 4), 1.3) is None
+
+
+def test_low_passed_is_its_definition(protein_like):
+    for end in (0.2, 0.35, 0.6):
+        wanted = low_pass(protein_like, 1.3, 0.8 * end, 0.25)
+        np.testing.assert_allclose(spectrum.low_passed(protein_like, 1.3, end), wanted, atol=1e-5 * wanted.max())
+
+
+def test_an_empty_map_has_no_band_limit():
+    assert spectrum.band_limit(np.zeros((32, 32, 32), np.float32), 1.0) is None

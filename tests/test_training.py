@@ -17,6 +17,7 @@ from small_network import SMALL
 from deepemhancer_plugin.core.embedded import FOLDER, load_file
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, Architecture, build, load_weights, save_weights
+from deepemhancer_plugin.core.normalization import noise_from_map
 from deepemhancer_plugin.core.orientations import rotated
 from deepemhancer_plugin.core.simulation import from_structure
 from deepemhancer_plugin.core.synthetic import build_protein
@@ -49,9 +50,7 @@ def molecule():
 @pytest.fixture(scope="module")
 def samples(molecule):
     """Cubes of one molecule that hold some of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cubes_module, "NOISE_ONLY", 0.0)
-        inputs, targets = cubes(molecule, np.random.default_rng(5), 12, EDGE)
+    inputs, targets = cubes(molecule, np.random.default_rng(5), 12, EDGE, noise_only=0)
     full = np.abs(targets).max((1, 2, 3, 4)) > 0.1
     assert full.sum() >= 4
     return inputs[full], targets[full]
@@ -130,6 +129,8 @@ def test_loss_is_the_mean_absolute_error_and_the_fsc():
     target = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 1)).astype(np.float32)
     assert float(Loss(0.0)(target, target + 0.25)) == pytest.approx(0.25, rel=1e-4)
     assert float(Loss(0.5)(target, target)) == pytest.approx(0, abs=1e-4)
+    batch = np.concatenate([target, np.zeros_like(target)])
+    assert float(Loss(0.0, empty_weight=7.0)(batch, batch + 0.25)) == pytest.approx(0.25 * (1 + 7) / 2, rel=1e-4)
     other = np.random.default_rng(1).standard_normal(target.shape).astype(np.float32)
     expected = np.abs(target - other).mean() + 0.5 * (1 - numpy_fsc(target[0, ..., 0], other[0, ..., 0])).mean()
     assert float(Loss(0.5)(target, other)) == pytest.approx(expected, rel=1e-3)
@@ -159,9 +160,8 @@ def test_rotations_are_the_24_proper_ones():
     assert len(found) == 24
 
 
-def test_a_simulated_map_and_its_cubes(molecule, monkeypatch):
-    monkeypatch.setattr(cubes_module, "NOISE_ONLY", 0.0)
-    inputs, target, atoms = volume(molecule, np.random.default_rng(5), (96, 100))
+def test_a_simulated_map_and_its_cubes(molecule):
+    inputs, target, atoms = volume(molecule, np.random.default_rng(5), (96, 100), noise_only=0)
     assert inputs.shape == (*target.shape, 2) and all(95 <= n <= 101 for n in target.shape)
     z, y, x = np.round(atoms).astype(int).T
     assert target[z, y, x].mean() > 10 * target.mean()  # atoms are given in voxels of the map
@@ -172,9 +172,24 @@ def test_a_simulated_map_and_its_cubes(molecule, monkeypatch):
     np.testing.assert_array_equal(xs, again[0])
 
 
+def test_volumes_of_noise_have_an_empty_target_and_the_noise_that_a_single_map_would_show(molecule, monkeypatch):
+    seen, counts = [], []
+
+    def estimate(a_map):
+        seen.append(noise_from_map(a_map))
+        return seen[-1]
+
+    monkeypatch.setattr(cubes_module, "noise_from_map", estimate)
+    for share in (1.0, 0.0):
+        seen.clear()
+        made = [volume(molecule, np.random.default_rng(seed), (48, 52), noise_only=share) for seed in range(12)]
+        assert all(np.any(target) == (share == 0) for _, target, _ in made)
+        counts.append(len(seen))
+    assert 0 < counts[1] < counts[0] < 12
+
+
 def drawn(molecule, task, seed, monkeypatch, micelle=0.5):
     """A simulated map of the given task with a micelle around the molecule, and the conditions that it was simulated under."""
-    monkeypatch.setattr(cubes_module, "NOISE_ONLY", 0.0)
     seen = []
     random_conditions, simulate = cubes_module.random_conditions, cubes_module.simulate
 
@@ -188,7 +203,7 @@ def drawn(molecule, task, seed, monkeypatch, micelle=0.5):
     with monkeypatch.context() as patch:
         patch.setattr(cubes_module, "random_conditions", conditions)
         patch.setattr(cubes_module, "simulate", simulated)
-        return *volume(molecule, np.random.default_rng(seed), (96, 100), task), seen[0]
+        return *volume(molecule, np.random.default_rng(seed), (96, 100), task, noise_only=0), seen[0]
 
 
 @pytest.mark.parametrize("micelle", [0.5, 0.0])
@@ -401,6 +416,9 @@ def test_training_can_start_from_weights(trained, tmp_path):
     with trained[0].averaged():
         for a, b in zip(trained[0].network.model.trainable_variables, started.network.model.trainable_variables, strict=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-6)
+    # Also for maps that are normalised in another way: what the network has learned of molecules stays.
+    masked = Trainer(replace(TINY, architecture=replace(SMALL, normalization="mask")), tmp_path / "masked", start=trained[2] / "weights.npz")
+    assert masked.network.architecture.normalization == "mask"
 
 
 def test_a_loss_that_is_no_number_stops_the_training(samples, tmp_path):

@@ -255,6 +255,8 @@ def _run(a: argparse.Namespace) -> tuple:
         log(f"noise: mean {n['mean']:.4g}, standard deviation {n['std']:.4g} (from {n['source']})")
     if result.report["half_map_fsc_0.143"]:
         log(f"half-map FSC = 0.143 at {result.report['half_map_fsc_0.143']:.2f} A, unmasked (in the molecule alone it is finer)")
+    if result.report["input_ends_at"]:
+        log(f"the input ends at {result.report['input_ends_at']:.1f} A, low-passed: so does the output (unfiltered half maps give more)")
     log(f"precision: {result.report['precision']}")
     if operators:
         log(f"symmetry: the enhanced map and its copies correlated with at least {result.report['symmetry_correlation']:.2f} before the average")

@@ -17,7 +17,7 @@ from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.orientations import AVERAGES, averaged
 from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
-from deepemhancer_plugin.core.spectrum import fsc, resolution
+from deepemhancer_plugin.core.spectrum import band_limit, fsc, low_passed, resolution
 from deepemhancer_plugin.core.symmetry import Operator, symmetrized
 
 Model = EmbeddedModel | OfficialModel
@@ -35,6 +35,7 @@ class Options:
     classic     the original program's own steps, voxel by voxel (official weights only)
     average     1, 4 or 24: predictions are averaged over so many orientations of each window
     symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
+    band_limit  where the input was low-passed, the output ends there too: what the network puts beyond is a guess (not with `classic`)
     """
     noise: str | NoiseStats = "auto"
     mask: np.ndarray | None = None
@@ -44,6 +45,7 @@ class Options:
     classic: bool = False
     average: int = 1
     symmetry: list[Operator] | None = None
+    band_limit: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,12 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
 
     precision = "float32" if options.classic else _precision(options.precision, model, where)
     removed: Removed | None = None
-    agreement: float | None = None
+    agreement = end = None  # type: float | None
     if options.classic:
         assert isinstance(model, OfficialModel)
         volume, removed = _classic(volume, sampling_rate, model, noise, options, where, tell)
     else:
+        end = band_limit(volume, sampling_rate) if options.band_limit else None
         inputs = _prepared(volume, sampling_rate, model, noise, options)
         del volume
         lap("prepare")
@@ -107,9 +110,13 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
             volume[:] = 0
         if options.cleaning is not None:
             volume, removed = remove_small_components(volume, options.cleaning, sampling_rate)
+        if end:
+            volume = low_passed(volume, sampling_rate, end)
+            if options.mask is not None:
+                volume[~options.mask] = 0
     lap("finish")
     return Enhanced(volume, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": round(resolution(*curve, 0.143), 2) if curve else None,
-                             "precision": precision, "symmetry_correlation": agreement,
+                             "input_ends_at": round(1 / end, 2) if end else None, "precision": precision, "symmetry_correlation": agreement,
                              "timings": timings, "cleaning": asdict(removed) if removed else None})
 
 

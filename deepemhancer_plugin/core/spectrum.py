@@ -1,4 +1,5 @@
 """Radial spectra of maps: power, Fourier shell correlation, and the flattened map that the embedded network sees beside the plain one."""
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,6 +49,37 @@ def multiply(spectrum: np.ndarray, gain: np.ndarray, shape: tuple[int, ...], rat
     shells = np.arange(len(gain)) * width
     for planes, k, _ in _shells(shape, rate, width):
         spectrum[planes] *= np.interp(k.ravel(), shells, gain).reshape(k.shape).astype(np.float32)
+
+
+FILTERED = 7.0       # natural logarithm of a drop of power that no molecule or noise has within an eighth of the frequency: a filter's edge
+EDGE, BELOW = 0.12, 1.0  # that eighth, and how far the power may have fallen where the edge begins
+
+
+def band_limit(volume: np.ndarray, rate: float) -> float | None:
+    """Frequency in 1/A where a map (z, y, x) ends because it was low-passed, or None where it goes on to Nyquist.
+
+    A molecule's and the noise's power fall by a factor of ten at most within an eighth of the frequency, a filter's by thousands, and nothing
+    comes after it. Found within a fifth, rather too coarse than too fine. A map that was masked after the filter hides it, and None is returned.
+    """
+    weighted = volume - volume.mean()
+    for axis, n in enumerate(volume.shape):  # Hann's window: the edge of a sphere or of the box would leak across the filter's
+        weighted *= np.hanning(n + 2)[1:-1].astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+    width = shell_width(volume.shape, rate)
+    level = np.log(power(fft.rfftn(weighted, workers=-1), volume.shape, rate)[:min(volume.shape) // 2 + 1] + 1e-30)
+    for shell in range(max(3, round(1 / 30 / width)), len(level)):
+        beyond = level[shell + math.ceil(EDGE * shell) + 2:]  # the window smears each shell over its neighbours
+        if len(beyond) and level[shell] - beyond.max() >= FILTERED:
+            fallen = np.flatnonzero(level[shell:] <= level[shell] - BELOW)[0]
+            return float((shell + fallen - 1.5) * width)
+    return None
+
+
+def low_passed(volume: np.ndarray, rate: float, end: float) -> np.ndarray:
+    """The map (z, y, x) with nothing from the frequency `end` in 1/A on, and half a cosine from four fifths of it."""
+    spectrum = fft.rfftn(volume, workers=-1)
+    for planes, k, _ in _shells(volume.shape, rate, shell_width(volume.shape, rate)):
+        spectrum[planes] *= 0.5 + 0.5 * np.cos(np.float32(math.pi) * np.clip((k / np.float32(end) - 0.8) / 0.2, 0, 1))
+    return fft.irfftn(spectrum, s=volume.shape, workers=-1)
 
 
 def fsc(first: np.ndarray, second: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

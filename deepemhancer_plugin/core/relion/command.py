@@ -97,7 +97,7 @@ def _enhanced(volume: np.ndarray, rate: float, half: int, settings: Settings) ->
     """The enhanced half map (z, y, x), by this half's device, and what there is to say about it.
 
     The noise is measured in the map's own solvent, since RELION's reconstruction is neither masked nor flattened yet at this point, and the
-    other half is not to be looked at.
+    other half is not to be looked at. The output's band stays as it is: RELION ends its maps itself, and looks beyond in the next iteration.
     """
     from deepemhancer_plugin.core import cli, devices
     from deepemhancer_plugin.core.enhance import Options, enhance
@@ -112,7 +112,7 @@ def _enhanced(volume: np.ndarray, rate: float, half: int, settings: Settings) ->
     with locked([settings.lock] if settings.lock else lock_files(where.numbers)), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MapWarning)
         begun = time.time()
-        result = cli.interruptible(lambda: enhance([volume], rate, model, where, Options(precision=settings.precision)))
+        result = cli.interruptible(lambda: enhance([volume], rate, model, where, Options(precision=settings.precision, band_limit=False)))
         ended = time.time()
     messages = [str(w.message) for w in caught if issubclass(w.category, MapWarning)]
     return result.data, {"weights": f"{model.kind} {model.name} {model.sha256[:12]}", "device": where.description, "noise": result.report["noise"],

@@ -1,5 +1,6 @@
 """Cubes of simulated maps: what the network sees, and what it should make of it. And the interface of every source of cubes."""
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -7,14 +8,17 @@ from typing import Protocol
 import numpy as np
 from scipy import fft
 
+from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.networks import Architecture
-from deepemhancer_plugin.core.normalization import normalize_with_mask
+from deepemhancer_plugin.core.normalization import noise_from_map, normalize_with_mask
 from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.simulation import Conditions, Molecule, random_conditions, simulate
 from deepemhancer_plugin.core.simulation.molecule import mask
 
-NOISE_ONLY = 0.10      # share of volumes that hold nothing but noise, of any colour
+NOISE_ONLY = 0.10      # share of volumes that hold nothing but noise, of any colour,
+COLOURS = -2.5, 1.2    # its amplitude's growth with frequency, from and to these exponents
+SINGLE, SINGLE_NOISE = 0.2, 0.7  # share of volumes, with a molecule and without, whose noise is estimated as that of a single map is
 NEAR_MOLECULE = 0.75   # share of cubes that lie about an atom; the rest anywhere in the box
 SHARP_BELOW = 4.0      # A: the resolution that maps for the target "sharp" have at least
 TARGETS = ("tight", "wide", "sharp")
@@ -52,9 +56,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Simulation:
-    """Source of cubes of half maps simulated from molecules."""
+    """Source of cubes of half maps simulated from molecules; the share `noise_only` of them without any molecule."""
     molecules: Sequence[Molecule]
     task: Task = Task()
+    noise_only: float = NOISE_ONLY
 
     def __len__(self) -> int:
         return len(self.molecules)
@@ -63,7 +68,7 @@ class Simulation:
         return int(rng.integers(len(self)))
 
     def cubes(self, entry: int, rng: np.random.Generator, count: int, edge: int) -> tuple[np.ndarray, np.ndarray]:
-        return cubes(self.molecules[entry], rng, count, edge, self.task)
+        return cubes(self.molecules[entry], rng, count, edge, self.task, self.noise_only)
 
 
 @dataclass(frozen=True)
@@ -93,21 +98,22 @@ def _sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
     return replace(conditions, resolution=resolution, sampling_rate=rate, box=box, low_pass=None)
 
 
-def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], task: Task = Task()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], task: Task = Task(),
+           noise_only: float = NOISE_ONLY) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input (z, y, x, channels), target (z, y, x), and atoms (n, 3) as z, y, x in voxels of one simulated map at 1 A/voxel.
 
-    `box`: the smallest and the largest edge in A.
+    `box`: the smallest and the largest edge in A. `noise_only`: how likely nothing but noise.
     """
     conditions = random_conditions(rng, box)
     if task.target == "sharp":
         conditions = _sharp(conditions, rng)
-    noise_only = rng.random() < NOISE_ONLY
-    if noise_only:
-        conditions = replace(conditions, noise_exponent=rng.uniform(-2, 1))
+    empty = rng.random() < noise_only
+    if empty:
+        conditions = replace(conditions, noise_exponent=rng.uniform(*COLOURS))
     simulated = simulate(molecule, conditions, int(rng.integers(2**31)), target=task.target)
     rate = simulated.sampling_rate
     mean, difference, target = (simulated.half1 + simulated.half2) / 2, (simulated.half1 - simulated.half2) / 2, simulated.target
-    if noise_only:
+    if empty:
         mean, target = difference, np.zeros_like(target)
     shape = resampled_shape(mean.shape, rate)
     atoms = simulated.molecule.positions[:, ::-1] * (shape[0] / (mean.shape[0] * rate))
@@ -117,15 +123,22 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
         masked = resample(normalize_with_mask(mean, inside, MASK_RULE), shape, 1)
         return prepare_masked(masked, task.channels, 1, task.compress), resample(target, shape, 1), atoms
     unit = np.float32(np.exp(rng.uniform(-2, 2)))  # densities come in any unit
-    mean, difference = (unit * resample(a, shape, 1) for a in (mean, difference))
-    # Estimates of the noise are off by some percent.
-    std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(rng.normal(0, 0.08))
-    return prepare(mean, rng.normal(0, 0.1) * std, std, task.channels, 1, task.compress), resample(target, shape, 1), atoms
+    mean, difference = unit * mean, unit * difference
+    if rng.random() < (SINGLE_NOISE if empty else SINGLE):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MapWarning)
+            noise = noise_from_map(mean)
+        level, std = noise.mean, noise.std
+    else:  # estimates from halves are off by some percent
+        std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(rng.normal(0, 0.08))
+        level = rng.normal(0, 0.1) * std
+    return prepare(resample(mean, shape, 1), level, std, task.channels, 1, task.compress), resample(target, shape, 1), atoms
 
 
-def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, task: Task = Task()) -> tuple[np.ndarray, np.ndarray]:
+def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, task: Task = Task(),
+          noise_only: float = NOISE_ONLY) -> tuple[np.ndarray, np.ndarray]:
     """`count` cubes of one simulated map: inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1), float16."""
-    inputs, target, atoms = volume(molecule, rng, (max(96, edge), max(128, edge + 12)), task)
+    inputs, target, atoms = volume(molecule, rng, (max(96, edge), max(128, edge + 12)), task, noise_only)
     room = np.array(target.shape) - edge
     xs, ys = [], []
     for _ in range(count):

@@ -26,11 +26,12 @@ class Loss:
 
     The FSC term asks for the right detail at every resolution, where the MAE is content once the strong low frequencies are right. Shells that
     hold less than 1e-6 of the target's strongest, and empty targets, do not count. The gradient is the difference of neighbouring voxels along
-    each axis; its error weighs sharp borders more.
+    each axis; its error weighs sharp borders more. `empty_weight`: how much the absolute error of a cube with an empty target counts, where
+    the little that is invented is next to nothing in the mean over all voxels.
     """
 
-    def __init__(self, weight: float, gradient_weight: float = 0.0):
-        self.weight, self.gradient_weight = weight, gradient_weight
+    def __init__(self, weight: float, gradient_weight: float = 0.0, empty_weight: float = 1.0):
+        self.weight, self.gradient_weight, self.empty_weight = weight, gradient_weight, empty_weight
 
     def _transform(self, cubes):
         """Half spectra (batch, edge * edge * (edge // 2 + 1)): real and imaginary parts, by products with the DFT's matrices."""
@@ -61,7 +62,10 @@ class Loss:
         from keras import ops
 
         target, prediction = ops.cast(target, "float32"), ops.cast(prediction, "float32")
-        loss = ops.mean(ops.abs(target - prediction))
+        errors = ops.mean(ops.abs(target - prediction), axis=(1, 2, 3, 4))
+        if self.empty_weight != 1:
+            errors = errors * ops.where(ops.any(target != 0, axis=(1, 2, 3, 4)), 1.0, self.empty_weight)
+        loss = ops.mean(errors)
         if self.weight:
             curve, filled = self.fsc(target, prediction)
             loss = loss + self.weight * ops.mean(filled * (1 - curve))

@@ -1,6 +1,7 @@
 """A pool of training cubes in shared memory that worker processes keep renewing."""
 import mmap
 import multiprocessing
+import os
 import signal
 import time
 
@@ -50,6 +51,7 @@ class Pool:
             process.join()
 
     def _fill(self, worker: int, slots: range) -> None:
+        os.nice(10)  # where the network trains on the same cores, it goes first
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal: the parent ends this one
         rng = np.random.default_rng([self._seed, worker])
         while True:

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, UNREADABLE, Architecture, build, load_weights, save_weights
-from deepemhancer_plugin.core.training.cubes import Source, Task
+from deepemhancer_plugin.core.training.cubes import NOISE_ONLY, Source, Task
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.pool import Pool
 
@@ -28,11 +28,12 @@ class Settings:
     steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
     rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
     schedule          "cosine", or "plateau": halved after five validations without improvement, as published
-    fsc_weight, gradient_weight   of the terms beside the mean absolute error (losses.Loss)
+    fsc_weight, gradient_weight, empty_weight   of the terms beside the mean absolute error, and of that in empty cubes (losses.Loss)
     pool, workers     cubes held in memory, and the processes that make them
     precision         Keras's dtype policy
     average           momentum of the weights' moving average, which is what is saved; 0: the weights themselves
     target            what is asked of the network (cubes.Task); its input is in the architecture
+    noise_only        share of the simulated volumes that hold nothing but noise
     blur              share of the cubes whose input is blurred (pool.Pool.batch)
     """
     architecture: Architecture = field(default_factory=Architecture)
@@ -45,6 +46,7 @@ class Settings:
     schedule: str = "cosine"
     fsc_weight: float = 0.05
     gradient_weight: float = 0.0
+    empty_weight: float = 1.0
     pool: int = 200
     workers: int = 1
     precision: str = "mixed_bfloat16"
@@ -53,6 +55,7 @@ class Settings:
     validation_cubes: int = 24
     seed: int = 0
     target: str = "tight"
+    noise_only: float = NOISE_ONLY
     blur: float = 0.0
 
     @property
@@ -151,10 +154,11 @@ class Trainer:
         keras.config.set_dtype_policy(settings.precision)
         keras.utils.set_random_seed(settings.seed)
         self.network = load_weights(start)[0] if start else build(settings.architecture)
-        if self.network.architecture != settings.architecture:
+        if replace(self.network.architecture, normalization=settings.architecture.normalization) != settings.architecture:
             raise InputError(f"{start}: weights of another network ({self.network.architecture}) than the one to train ({settings.architecture}); "
                              "the same is needed")
-        self.loss = Loss(settings.fsc_weight, settings.gradient_weight)
+        self.network.architecture = settings.architecture
+        self.loss = Loss(settings.fsc_weight, settings.gradient_weight, settings.empty_weight)
         optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
                                           ema_overwrite_frequency=None)
         # One model for each edge, all of the same weights: their shapes are known when they are compiled.
