@@ -5,6 +5,7 @@ Names and defaults of the parameters that Xmipp's protocol also has are Xmipp's,
 from pyworkflow.protocol import params
 
 from deepemhancer_plugin.constants import (
+    AVERAGES,
     DEEPEMHANCER_MODELS,
     MODEL_HIGHRES,
     MODEL_TIGHT,
@@ -133,6 +134,24 @@ def model(form, condition):
 
 
 def _after(form):
+    group = form.addGroup("Symmetry, orientation, trust", expertLevel=params.LEVEL_ADVANCED)
+    group.addParam("symmetryGroup", params.StringParam, default="c1", expertLevel=params.LEVEL_ADVANCED, label="Symmetry",
+                   help="Point group over which the enhanced map is averaged, in RELION's conventions: c4, d2, t, o, i, i1 ... The summary says how "
+                        "well the map had it before.\n"
+                        "_c1_: none, or that of the helix below.")
+    helix = group.addLine("Helix", expertLevel=params.LEVEL_ADVANCED, condition="symmetryGroup.strip().lower() in ('', 'c1')",
+                          help="Of a fibre along z: rise in A and twist in degrees (positive: right-handed) from one subunit to the next; the "
+                               "enhanced map is averaged over them. Empty: no helix.")
+    for name, label in (("helicalRise", "Rise (A)"), ("helicalTwist", "Twist (degrees)")):
+        helix.addParam(name, params.FloatParam, allowsNull=True, expertLevel=params.LEVEL_ADVANCED, label=label)
+    group.addParam("averageOver", params.EnumParam, choices=[str(n) for n in AVERAGES], default=0, expertLevel=params.LEVEL_ADVANCED,
+                   label="Orientations to average",
+                   help="Each part of the map is shown to the network in so many orientations, and what it makes of them is averaged: so many "
+                        "times slower, and less dependent on how the map happens to lie.")
+    group.addParam("checkTrust", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED, label="Compare with the half maps?",
+                   condition="useHalfMapsInsteadVol",
+                   help="*Yes*: the summary also says in how much of the enhanced map its local resolution claims more detail than the half maps "
+                        "support. It takes some ten seconds for 128 voxels a side.")
     group = form.addGroup("Cleaning", expertLevel=params.LEVEL_ADVANCED)
     group.addParam("performCleaningStep", params.BooleanParam, default=False, label="Remove small islands?",
                    expertLevel=params.LEVEL_ADVANCED,

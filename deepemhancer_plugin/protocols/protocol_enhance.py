@@ -3,6 +3,7 @@ import enum
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol.constants import STEPS_PARALLEL
 
 from deepemhancer_plugin.constants import (
+    AVERAGES,
     MASKED_MODEL,
     MODEL_NAMES,
     NORMALIZATION_MASK,
@@ -173,7 +175,19 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             options += ["--noiseStats", repr(self.noiseMean.get()), repr(self.noiseStd.get())]
         if self.performCleaningStep:
             options += ["--cleaningStrength", repr(self.sizeFraction_CC.get())]
+        if self._symmetry() != "C1":
+            options += ["--sym", self._symmetry()]
+        elif self.helicalRise.get() is not None:
+            options += ["--helical", repr(self.helicalRise.get()), repr(self.helicalTwist.get())]
+        if self.averageOver.get():
+            options += ["--average", str(AVERAGES[self.averageOver.get()])]
+        if self.useHalfMapsInsteadVol and self.checkTrust:
+            options += ["--trust"]
         return options
+
+    def _symmetry(self):
+        """The point group as the program calls it."""
+        return (self.symmetryGroup.get() or "C1").strip().upper()
 
     # --------------------------- validation
     def _validate(self):
@@ -183,7 +197,7 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             return errors
         errors = self._validateMaps()
         variant = MASKED_MODEL if self.normalization == NORMALIZATION_MASK else self._modelName()
-        return errors + self._validateNormalization(errors) + validateWeights(self, variant)
+        return errors + self._validateNormalization(errors) + self._validateSymmetry() + validateWeights(self, variant)
 
     def _validateMaps(self):
         errors = []
@@ -221,6 +235,14 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             if not 0 < self.noiseStd.get(0) < math.inf:
                 errors.append("*Noise standard deviation* must be a number greater than 0; the wizard beside it measures it.")
             return errors
+        return []
+
+    def _validateSymmetry(self):
+        if not re.fullmatch(r"[CD][1-9]\d*|T|O|I[1-4]?", self._symmetry()):
+            return [f"*Symmetry* {self.symmetryGroup.get()}: cn, dn (n a number), t, o, i, i1, i2, i3 or i4 is right."]
+        rise, twist = self.helicalRise.get(), self.helicalTwist.get()
+        if self._symmetry() == "C1" and (rise, twist) != (None, None) and not ((rise or 0) > 0 and abs(math.inf if twist is None else twist) <= 180):
+            return ["*Helix*: a rise greater than 0 A and a twist from -180 to 180 degrees are right, or both empty."]
         return []
 
     # --------------------------- what it says about itself
@@ -284,6 +306,12 @@ def summaryOf(report):
     removed = report.get("cleaning")
     if removed:
         lines.append(f"Removed: {removed['components']} islands, {removed['voxels']} voxels, {removed['volume']:.0f} cubic A")
+    if report.get("input_ends_at"):
+        lines.append(f"Input ends at {report['input_ends_at']:.1f} A, low-passed: so does the enhanced map")
+    if report.get("symmetry_correlation") is not None:
+        lines.append(f"Symmetry: correlation of the copies before the average at least {report['symmetry_correlation']:.2f}")
+    if report.get("trust"):
+        lines.append(f"Against the half maps: {report['trust']['verdict']}")
     lines += [f"*Warning*: {warning}" for warning in report.get("warnings") or []]
     return lines
 

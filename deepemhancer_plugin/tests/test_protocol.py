@@ -114,6 +114,16 @@ class TestForm(EnhanceTest):
         self.assertIn("between 0 and 1", self.errors(performCleaningStep=True, sizeFraction_CC=1.5))
         self.assertIn("GPU IDs", self.errors(useGpu=True, gpuList="-1"))
 
+    def test_symmetry(self):
+        for name in ("c4", "D7", " o", "i", "I3", ""):
+            self.assertEqual(self.errors(symmetryGroup=name), "", name)
+        for name in ("c0", "x3", "i5", "d"):
+            self.assertIn("*Symmetry*", self.errors(symmetryGroup=name), name)
+        for rise, twist in ((0, 30), (4.75, None), (None, 30), (4.75, 190)):
+            self.assertIn("*Helix*", self.errors(helicalRise=rise, helicalTwist=twist), (rise, twist))
+        self.assertEqual(self.errors(helicalRise=4.75, helicalTwist=0.0), "")
+        self.assertEqual(self.errors(helicalRise=0, symmetryGroup="c4"), "")  # not asked for
+
     def test_weights(self):
         self.assertIn("*Weights file* is empty", self.errors(weights=WEIGHTS_FILE))
         self.assertIn("/nowhere.hd5 does not exist", self.errors(weights=WEIGHTS_FILE, weightsFile="/nowhere.hd5"))
@@ -151,6 +161,12 @@ class TestForm(EnhanceTest):
         self.assertIn(f"--deepLearningModelPath {Plugin.getCheckpointsFolder()}", options(weights=WEIGHTS_OFFICIAL))
         self.assertNotIn("-p ", options(normalization=NORMALIZATION_MASK))
         self.assertIn("--weights /some/file.hd5", options(weights=WEIGHTS_FILE, weightsFile="/some/file.hd5"))
+        self.assertTrue(options(symmetryGroup=" d7").endswith("--sym D7"))
+        self.assertTrue(options(helicalRise=4.75, helicalTwist=-1.4).endswith("--helical 4.75 -1.4"))
+        self.assertNotIn("--helical", options(helicalRise=4.75, helicalTwist=-1.4, symmetryGroup="c4"))
+        self.assertTrue(options(averageOver=1).endswith("--average 4"))
+        self.assertTrue(options(useHalfMapsInsteadVol=True, checkTrust=True).endswith("--trust"))
+        self.assertNotIn("--trust", options(checkTrust=True))  # a single map has nothing to be compared with
 
     def test_continue_sees_what_changed(self):
         """A step that must run again, and those after it, have other arguments than in the run before."""
@@ -228,12 +244,13 @@ class TestEnhance(EnhanceTest):
     def test_separate_half_maps(self):
         one, two = (self.importVolume(path) for path in self.paths[1:])
         prot = self.enhance(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=one, inputHalf2=two,
-                            modelType=MODEL_WIDE)
+                            modelType=MODEL_WIDE, symmetryGroup="c2", checkTrust=True)
         self.checkOutput(prot)
         parents = [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volume)]
         self.assertIn(one.getObjId(), parents)
         self.assertIn(two.getObjId(), parents)
-        self.assertIn("wideTarget", "\n".join(prot.summary()))
+        for words in ("wideTarget", "Symmetry: ", "Against the half maps: "):
+            self.assertIn(words, "\n".join(prot.summary()))
 
     def test_single_map_with_statistics_and_cleaning(self):
         prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_STATS, noiseMean=-0.001, noiseStd=0.07,
