@@ -7,7 +7,7 @@ import pytest
 from small_network import SMALL, randomise, small_network
 
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.networks import Architecture, Embedded, load_weights, save_weights
+from deepemhancer_plugin.core.networks import Architecture, Embedded, load_weights, save_difference, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,26 @@ def test_saved_weights_come_back(saved):
     expected = np.asarray(small_network().model(cube))
     np.testing.assert_allclose(np.asarray(network.model(cube)), expected, atol=5e-3 * np.ptp(expected))
     assert [p.name for p in saved.parent.iterdir()] == ["weights.npz"]  # no temporary file stays
+
+
+def test_weights_as_a_difference_come_back(tmp_path):
+    base, tuned = small_network(), small_network()
+    rng = np.random.default_rng(0)
+    for variable in tuned.model.trainable_variables:
+        variable.assign(np.asarray(variable) + 0.02 * rng.standard_normal(variable.shape))
+    save_weights(tmp_path / "base.npz", base, {"step": 1})
+    save_weights(tmp_path / "tuned.npz", tuned, {"step": 2})
+    save_difference(tmp_path / "small.npz", tmp_path / "tuned.npz", tmp_path / "base.npz")
+    network, facts = load_weights(tmp_path / "small.npz")
+    assert facts == {"step": 2} and network.architecture == SMALL
+    for new, old in zip(network.model.trainable_variables, tuned.model.trainable_variables, strict=True):
+        np.testing.assert_allclose(np.asarray(new), np.asarray(old), atol=0.02 * 5 / 127 + 2e-3)
+    save_difference(tmp_path / "same.npz", tmp_path / "base.npz", tmp_path / "base.npz")  # no difference is one too
+    np.testing.assert_array_equal(*(np.asarray(load_weights(tmp_path / f"{name}.npz")[0].model.trainable_variables[0]) for name in ("same", "base")))
+    save_weights(tmp_path / "base.npz", tuned, {})  # another base than it was made for
+    refused(tmp_path / "small.npz")
+    (tmp_path / "base.npz").unlink()
+    refused(tmp_path / "small.npz")
 
 
 def refused(path):
