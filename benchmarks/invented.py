@@ -1,8 +1,9 @@
 """Detail that an embedded model might invent: from noise, beyond a low-pass, in the place of a removed chain, or by the map's orientation.
 
-    python benchmarks/invented.py [--structures DIR] [--weights FILE] [--maps N] [--average 1|4|24] [--output FILE.md]
+    python benchmarks/invented.py [--structures DIR] [--variant NAME] [--maps N] [--average 1|4|24] [--output FILE.md]
 
-DIR: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins.
+DIR: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins. The
+variant masked gets a mask of the molecule with 6 A round it, of noise alone a ball of half the box.
 """
 import argparse
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from quality import molecules
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from deepemhancer_plugin.core import spectrum
@@ -36,6 +38,12 @@ def without_a_part(molecule: Molecule) -> tuple[Molecule, np.ndarray]:
     return molecule[~gone], molecule.positions[gone]
 
 
+def ball(shape: tuple[int, ...]) -> np.ndarray:
+    """A mask (z, y, x): the ball whose diameter is half the box's edge."""
+    square = sum(((np.arange(n) - n / 2) / n).reshape([-1 if a == axis else 1 for a in range(3)]) ** 2 for axis, n in enumerate(shape))
+    return square < 0.25**2
+
+
 def mean_at(volume: np.ndarray, positions: np.ndarray) -> float:
     """Mean of a map at 1 A/voxel over the voxels nearest to positions x, y, z in A."""
     z, y, x = np.round(positions[:, ::-1]).astype(int).T
@@ -45,17 +53,19 @@ def mean_at(volume: np.ndarray, positions: np.ndarray) -> float:
 def main() -> int:
     p = argparse.ArgumentParser()
     p.add_argument("--structures")
-    p.add_argument("--weights")
+    p.add_argument("--variant", default="tightTarget", help="of the embedded weights")
+    p.add_argument("--weights", help="a file, instead")
     p.add_argument("--maps", type=int, default=3, help="molecules for each question but noise")
     p.add_argument("--average", type=int, default=1)
     p.add_argument("--output")
     a = p.parse_args()
     where = select_devices(None)
-    model = load_file(a.weights) if a.weights else load_embedded("tightTarget")
+    model = load_file(a.weights) if a.weights else load_embedded(a.variant)
     warnings.simplefilter("ignore", MapWarning)
 
-    def run(maps: list[np.ndarray], rate: float = 1.0) -> np.ndarray:
-        return enhance([m.copy() for m in maps], rate, model, where, Options(average=a.average)).data
+    def run(maps: list[np.ndarray], mask: np.ndarray, rate: float = 1.0) -> np.ndarray:
+        options = Options(average=a.average, mask=mask if model.normalization == "mask" else None)
+        return enhance([m.copy() for m in maps], rate, model, where, options).data
 
     def halves(made: Simulated) -> list[np.ndarray]:
         return [made.half1, made.half2]
@@ -70,7 +80,7 @@ def main() -> int:
     for i, (exponent, b, rate, sphere) in enumerate(NOISES):
         made = simulate(chosen[0][1], Conditions(resolution=3.5, noise_exponent=exponent, b_factor=b, sampling_rate=rate, box=int(96 / rate),
                                                  sphere=sphere), i)
-        out = run([(made.half1 - made.half2) / 2], rate) / np.percentile(made.target[made.mask > 0.5], 95) * 100
+        out = run([(made.half1 - made.half2) / 2], ball(made.model.shape), rate) / np.percentile(made.target[made.mask > 0.5], 95) * 100
         worst = max(worst, float(np.percentile(out, 99.9)))
         lines.append(f"| {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {np.percentile(out, 99.9):.1f} | {out.max():.1f} |")
         print(lines[-1], flush=True)
@@ -81,7 +91,7 @@ def main() -> int:
         for cut in CUTS:
             made = simulate(molecule, Conditions(resolution=3.0, low_pass=cut), 1)
             mask = soft_mask(made.model, 1.0)
-            frequency, curve = spectrum.fsc(run(halves(made)) * mask, made.model * mask)
+            frequency, curve = spectrum.fsc(run(halves(made), mask > 0.5) * mask, made.model * mask)
             lines.append(f"| {name} | {cut:g} | {spectrum.resolution(frequency, curve, 0.5):.2f} | {curve[frequency > 1.2 / cut].max():.2f} |")
             print(lines[-1], flush=True)
     lines += ["", "## A part removed from the data", "",
@@ -93,14 +103,17 @@ def main() -> int:
         shift = made.molecule.positions[0] - rest.positions[0]
         far = gone[cKDTree(rest.positions).query(gone)[0] > 5] + shift
         far = far[np.all((far > 0) & (far < made.half1.shape[0] - 1), axis=1)]
-        out = run(halves(made))
+        whole = np.zeros(made.model.shape, bool)  # the mask of one who expects the part
+        whole[tuple(np.round((np.concatenate([rest.positions, gone]) + shift)[:, ::-1]).astype(int).clip(0, len(whole) - 1).T)] = True
+        out = run(halves(made), ndimage.binary_dilation(whole, iterations=6))
         lines.append(f"| {name} | {100 * mean_at(out, far) / mean_at(out, made.molecule.positions):.2f} |")
         print(lines[-1], flush=True)
     lines += ["", "## A rotated input", "", "Correlation of the output with the rotated-back output of the input rotated by 90 degrees.", "",
               "| map | correlation |", "|---|---|"]
     for name, molecule in chosen:
         made = simulate(molecule, Conditions(resolution=3.5), 3)
-        plain, turned = run(halves(made)), run([np.rot90(h, 1, (0, 2)) for h in halves(made)])
+        mask = soft_mask(made.model, 1.0) > 0.5
+        plain, turned = run(halves(made), mask), run([np.rot90(h, 1, (0, 2)) for h in halves(made)], np.rot90(mask, 1, (0, 2)))
         lines.append(f"| {name} | {np.corrcoef(plain.ravel(), np.rot90(turned, -1, (0, 2)).ravel())[0, 1]:.4f} |")
         print(lines[-1], flush=True)
     text = (f"# Invented detail: {model.name}{f', averaged over {a.average} orientations' if a.average > 1 else ''}\n\n"

@@ -1,9 +1,10 @@
 """Map-model metrics before and after the embedded network, on simulated half maps, on reconstructions, and on pure noise.
 
-    python benchmarks/quality.py [--structures DIR] [--reconstructions DIR] [--relion] [--output FILE.md]
+    python benchmarks/quality.py [--structures DIR] [--reconstructions DIR] [--relion] [--variant NAME] [--mask] [--output FILE.md]
 
 DIR of structures: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins.
 DIR of reconstructions: NAME_half1.mrc.gz, NAME_half2.mrc.gz and NAME_model.mrc.gz. Their atoms are not known: no Q-score, no least ordered fifth.
+--mask: the weights get a mask as with -m, that of the molecule with 6 A round it; the variant masked always does.
 --relion: beside them what a user gets every day, relion_mask_create and relion_postprocess --auto_bfac on the same halves (RELION on the PATH).
 """
 import argparse
@@ -111,7 +112,9 @@ def main() -> int:
     p.add_argument("--structures")
     p.add_argument("--reconstructions")
     p.add_argument("--relion", action="store_true")
-    p.add_argument("--weights")
+    p.add_argument("--variant", default="tightTarget", help="of the embedded weights")
+    p.add_argument("--weights", help="a file, instead")
+    p.add_argument("--mask", action="store_true")
     p.add_argument("--maps", type=int, default=1000, help="at most so many simulated ones")
     p.add_argument("--stride", type=int, default=EmbeddedModel.stride, help="voxels between windows")
     p.add_argument("--precision", default="auto")
@@ -119,17 +122,18 @@ def main() -> int:
     a = p.parse_args()
     EmbeddedModel.stride = a.stride
     where = select_devices(None)
-    model = load_file(a.weights) if a.weights else load_embedded("tightTarget")
+    model = load_file(a.weights) if a.weights else load_embedded(a.variant)
+    masked = a.mask or model.normalization == "mask"
 
-    def run(maps: list[np.ndarray], rate: float) -> np.ndarray:
-        return enhance(maps, rate, model, where, Options(precision=a.precision)).data
+    def run(maps: list[np.ndarray], rate: float, mask: np.ndarray) -> np.ndarray:
+        return enhance(maps, rate, model, where, Options(precision=a.precision, mask=mask > 0.5 if masked else None)).data
 
     def compare(name: str, what: str, kinds: set[str], half1: np.ndarray, half2: np.ndarray, truth: Truth, rate: float) -> Row:
         started = time.perf_counter()
         maps: list[np.ndarray | None] = [(half1 + half2) / 2]
         if a.relion:
             maps.append(postprocessed(half1, half2, rate))
-        maps.append(run([half1.copy(), half2.copy()], rate))
+        maps.append(run([half1.copy(), half2.copy()], rate, truth.mask))
         known = [None if v is None else measured(v, truth, rate) for v in maps]
         assert known[0] is not None
         values = np.array([np.full_like(known[0], np.nan) if v is None else v for v in known])
@@ -150,7 +154,7 @@ def main() -> int:
         if i % 6 == 0:  # half maps without a molecule: two independent differences
             other = simulate(molecule, replace(c, box=len(s.half1)), i + 10**6, workers=2)
             pure = [s.half1 - s.half2, other.half1 - other.half2]
-            noise.append([float(np.percentile(run(maps, 1.0), 99.9)) for maps in ([sum(pure) / 2], pure)])
+            noise.append([float(np.percentile(run(maps, 1.0, truth.mask), 99.9)) for maps in ([sum(pure) / 2], pure)])
             signal.append(float(np.percentile(s.target[s.mask > 0.5], 95)))
     source = "the test split's structures" if a.structures else "synthetic proteins"
     parts.append(table(f"Simulated half maps of {source}", rows))

@@ -1,10 +1,11 @@
 """Variants of network and loss, trained for equal minutes on the same pool of simulated cubes, compared on the same held-out ones.
 
-    KERAS_BACKEND=jax python benchmarks/variants.py --structures DIR --minutes 20 --workers 12 --pool 8000 --work variants
+    KERAS_BACKEND=jax python benchmarks/variants.py --structures DIR --minutes 20 --workers 12 --pool 8000 --work variants     # on a GPU
+    python benchmarks/variants.py --structures DIR --minutes 10 --scale 3 --batch 4 --precision float32 --pool 2400           # on two cores
 
 DIR: atomic models with an index.tsv (columns file and split); train and validation are used. Every variant has a folder in --work; stopped and run
 again, the comparison goes on where it was, also within a variant. --only trains some of them, one at a time if wanted: the table holds
-all that are finished. --reconstructions adds whole maps (NAME_half1.mrc.gz, NAME_half2.mrc.gz, NAME_model.mrc.gz).
+all that are finished. --scale divides all widths (to multiples of 8): small networks of the same kinds, where there is no GPU. --reconstructions adds whole maps (NAME_half1.mrc.gz, NAME_half2.mrc.gz, NAME_model.mrc.gz).
 """
 import argparse
 import gc
@@ -65,18 +66,21 @@ class Shared:
         return self._view(inputs), targets
 
 
-def settings_of(name: str, common: dict[str, Any]) -> Settings:
+def settings_of(name: str, common: dict[str, Any], scale: float) -> Settings:
     """A variant's settings; data, minutes and device are common to all."""
-    changes = VARIANTS[name][1]
-    return Settings(**({"rate": 8e-4} | changes | common))
+    made = Settings(**({"rate": 8e-4} | VARIANTS[name][1] | common))
+    if scale == 1:
+        return made
+    widths = tuple(max(8, 8 * round(w / scale / 8)) for w in made.architecture.widths)
+    return replace(made, architecture=replace(made.architecture, widths=widths))
 
 
-def train(name: str, common: dict[str, Any], pool: Pool, validation: tuple[np.ndarray, np.ndarray], folder: Path,
+def train(name: str, settings: Settings, pool: Pool, validation: tuple[np.ndarray, np.ndarray], folder: Path,
           quality: Callable[[Path], dict[str, float]] | None) -> dict[str, Any]:
     """Train one variant, or go on with it; what there is to say about it, which result.json in its folder keeps."""
     import keras
 
-    settings, result = settings_of(name, common), folder / "result.json"
+    result = folder / "result.json"
     if result.is_file() and json.loads(result.read_text())["minutes"] >= settings.minutes:
         return json.loads(result.read_text())
     keras.backend.clear_session()
@@ -122,7 +126,7 @@ def on_maps(folder: Path) -> Callable[[Path], dict[str, float]]:
     return quality
 
 
-def table(results: dict[str, dict[str, Any]], common: dict[str, Any], device: str, cubes: int) -> str:
+def table(results: dict[str, dict[str, Any]], common: dict[str, Any], scale: float, device: str, cubes: int) -> str:
     """Markdown."""
     with_maps = all("masked" in r for r in results.values())
     head = ["variant", "what differs", "parameters (M)", "steps", "ms a window", "MAE", "mean FSC", "correlation", "output on noise"]
@@ -131,6 +135,7 @@ def table(results: dict[str, dict[str, Any]], common: dict[str, Any], device: st
              f"{common['batch']} cubes of {min(common['edges'])}^3, from one pool of simulated cubes; compared on the same {cubes} held-out cubes "
              f"of {max(common['edges'])}^3. MAE, FSC and correlation are those to the target, whose 95th percentile in a protein is about 1; the "
              "output on noise is the mean of the 99.9th percentiles on held-out cubes without any molecule."
+             + (f" All widths are divided by {scale:g}, to multiples of 8." if scale != 1 else "")
              + (" Gains are medians over half maps reconstructed by RELION." if with_maps else ""), "",
              "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, r in results.items():
@@ -148,6 +153,7 @@ def main() -> int:
     p.add_argument("--work", default="variants", help="folder of the trainings (default: %(default)s)")
     p.add_argument("--minutes", type=float, default=20, help="of training for each (default: %(default)s)")
     p.add_argument("--only", help="names with commas between (default: all): " + ", ".join(VARIANTS))
+    p.add_argument("--scale", type=float, default=1, help="that the widths are divided by")
     p.add_argument("--edges", default="64", help="of the cubes (default: %(default)s)")
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--pool", type=int, default=4000)
@@ -170,12 +176,12 @@ def main() -> int:
         pool.wait(settings.pool)  # the first variant has no fewer cubes than the last
         quality = on_maps(Path(a.reconstructions)) if a.reconstructions else None
         for name in names:
-            train(name, common, pool, validation, work / name.replace(" ", "_"), quality)
+            train(name, settings_of(name, common, a.scale), pool, validation, work / name.replace(" ", "_"), quality)
     from deepemhancer_plugin.core.devices import select_devices
 
     folders = {name: work / name.replace(" ", "_") / "result.json" for name in VARIANTS}
     results = {name: json.loads(path.read_text()) for name, path in folders.items() if path.is_file()}
-    text = table(results, common, select_devices(None).description, len(validation[0]))
+    text = table(results, common, a.scale, select_devices(None).description, len(validation[0]))
     print(text)
     if a.output:
         Path(a.output).write_text(text)

@@ -12,10 +12,10 @@ from deepemhancer_plugin.core.simulation.ligands import decorate
 from deepemhancer_plugin.core.simulation.molecule import U_TO_B, Molecule, mask, potential
 
 TARGET_SCALE = 2.0      # the target is twice the potential: its 95th percentile inside a protein is about one
-DISORDER_IN_TARGET = 0.5  # share of the disorder and pose errors' B that the target keeps: not sharper than the data justify
+DISORDER_IN_TARGET = 0.2  # share of the disorder and pose errors' B that the target keeps: what does not show there, the loss shrinks by itself
 TARGET_MASK = 2.4       # A from an atom's centre to the edge of the target's tight mask,
 WIDE_MASK = 7.4         # and of the wide one
-DISORDER_IN_SHARP = 0.2   # the same share for the target "sharp"
+DISORDER_IN_SHARP = 0.0   # the same share for the target "sharp"
 WAVELENGTH = 0.0197     # A, of electrons at 300 kV
 CROWDING = 5.0          # kappa of the Watson distribution of the views where `preferred` is 1
 RIM, RIM_WIDTH = 5.0, 0.35  # how much noise power the rim of the Fourier sphere has more, falling inwards by e within so many shells
