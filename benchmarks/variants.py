@@ -4,8 +4,9 @@
     python benchmarks/variants.py --structures DIR --minutes 10 --scale 3 --batch 4 --precision float32 --pool 2400           # on two cores
 
 DIR: atomic models with an index.tsv (columns file and split); train and validation are used. Every variant has a folder in --work; stopped and run
-again, the comparison goes on where it was, also within a variant. --only trains some of them, one at a time if wanted: the table holds
-all that are finished. --scale divides all widths (to multiples of 8): small networks of the same kinds, where there is no GPU. --reconstructions adds whole maps (NAME_half1.mrc.gz, NAME_half2.mrc.gz, NAME_model.mrc.gz).
+again, the comparison goes on where it was, also within a variant. --only trains some of them, one at a time if wanted: the table holds all that
+are finished. --scale divides all widths (to multiples of 8): small networks of the same kinds, where there is no GPU. --reconstructions adds whole
+maps (NAME_half1.mrc.gz, NAME_half2.mrc.gz, NAME_model.mrc.gz).
 """
 import argparse
 import gc

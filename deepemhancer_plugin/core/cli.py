@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-i", "--inputMap", metavar="MAP", help="map, or first half map (.mrc, .map, also .gz, .bz2)")
     p.add_argument("-i2", "--halfMap2", metavar="HALF2", help="second half map")
     p.add_argument("-o", "--outputMap", metavar="OUT", help="the enhanced map to write")
-    p.add_argument("-p", "--processingType", default="tightTarget", choices=["tightTarget", "wideTarget", "highRes"],
-                   help="which weights of the family (default: %(default)s)")
+    p.add_argument("-p", "--processingType", default="tightTarget", choices=["tightTarget", "wideTarget", "highRes", "masked"],
+                   help="which weights of the family (default: %(default)s); masked: normalised in the mask of -m instead of by the noise")
     p.add_argument("-s", "--samplingRate", type=float, metavar="A", help="sampling rate in A/voxel, if the header's is wrong or missing")
     p.add_argument("--noiseStats", nargs=2, type=float, metavar=("MEAN", "STD"), help="mean and standard deviation of the map's noise")
     p.add_argument("--noise", choices=["auto", "classic"], default="auto",
