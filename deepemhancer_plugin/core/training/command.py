@@ -42,7 +42,7 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
     p.add_argument("--schedule", choices=["cosine", "plateau"], help="plateau: halved after five validations without improvement")
     p.add_argument("--fscWeight", type=float, help="of the FSC term beside the mean absolute error")
     p.add_argument("--gradientWeight", type=float, help="of the gradient's mean absolute error")
-    p.add_argument("--emptyWeight", type=float, help="of the error in cubes without any molecule")
+    p.add_argument("--emptyWeight", type=float, help="of the error where the target is empty")
     p.add_argument("--noiseOnly", type=float, metavar="F", help="share of the simulated volumes that hold nothing but noise")
     p.add_argument("--pool", type=int, help="cubes held in memory")
     p.add_argument("--workers", type=int, help="processes that make cubes")

@@ -28,7 +28,7 @@ class Settings:
     steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
     rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
     schedule          "cosine", or "plateau": halved after five validations without improvement, as published
-    fsc_weight, gradient_weight, empty_weight   of the terms beside the mean absolute error, and of that in empty cubes (losses.Loss)
+    fsc_weight, gradient_weight, empty_weight   of the terms beside the mean absolute error, and of that where the target is empty (losses.Loss)
     pool, workers     cubes held in memory, and the processes that make them
     precision         Keras's dtype policy
     average           momentum of the weights' moving average, which is what is saved; 0: the weights themselves
