@@ -89,7 +89,8 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
 
     precision = "float32" if options.classic else _precision(options.precision, model, where)
     removed: Removed | None = None
-    agreement = end = None  # type: float | None
+    agreement: float | None = None
+    end: float | None = None
     if options.classic:
         assert isinstance(model, OfficialModel)
         volume, removed = _classic(volume, sampling_rate, model, noise, options, where, tell)
