@@ -182,7 +182,7 @@ def test_a_low_pass_is_seen_through_a_sphere_and_not_through_a_mask(protein_like
 def test_low_passed_is_its_definition(protein_like):
     for end in (0.2, 0.35, 0.6):
         wanted = low_pass(protein_like, 1.3, 0.6 * end, 2 / 3)
-        np.testing.assert_allclose(spectrum.low_passed(protein_like, 1.3, end), wanted, atol=1e-5 * wanted.max())
+        np.testing.assert_allclose(spectrum.low_passed(protein_like, 1.3, 0.6 * end, end), wanted, atol=1e-5 * wanted.max())
 
 
 def test_an_empty_map_has_no_band_limit():

@@ -112,7 +112,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         if options.cleaning is not None:
             volume, removed = remove_small_components(volume, options.cleaning, sampling_rate)
         if end:
-            volume = low_passed(volume, sampling_rate, end)
+            volume = low_passed(volume, sampling_rate, 0.6 * end, end)  # a steeper edge rings
             if options.mask is not None:
                 volume[~options.mask] = 0
     lap("finish")

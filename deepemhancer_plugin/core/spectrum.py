@@ -51,6 +51,19 @@ def multiply(spectrum: np.ndarray, gain: np.ndarray, shape: tuple[int, ...], rat
         spectrum[planes] *= np.interp(k.ravel(), shells, gain).reshape(k.shape).astype(np.float32)
 
 
+def low_pass(spectrum: np.ndarray, start: float, end: float, shape: tuple[int, ...], rate: float = 1.0) -> None:
+    """Multiply the half spectrum in place by 1 up to `start`, 0 from `end` on (both in 1/A) and half a cosine in between."""
+    for planes, k, _ in _shells(shape, rate, shell_width(shape, rate)):
+        spectrum[planes] *= 0.5 + 0.5 * np.cos(np.float32(math.pi) * np.clip((k - np.float32(start)) / np.float32(end - start), 0, 1))
+
+
+def low_passed(volume: np.ndarray, rate: float, start: float, end: float) -> np.ndarray:
+    """The map (z, y, x), float32, through `low_pass`."""
+    spectrum = fft.rfftn(volume, workers=-1)
+    low_pass(spectrum, start, end, volume.shape, rate)
+    return fft.irfftn(spectrum, s=volume.shape, workers=-1).astype(np.float32, copy=False)
+
+
 FILTERED = 7.0       # natural logarithm of a drop of power that no molecule or noise has within an eighth of the frequency: a filter's edge
 EDGE, BELOW = 0.12, 1.0  # that eighth, and how far the power may have fallen where the edge begins
 
@@ -72,14 +85,6 @@ def band_limit(volume: np.ndarray, rate: float) -> float | None:
             fallen = np.flatnonzero(level[shell:] <= level[shell] - BELOW)[0]
             return float((shell + fallen - 1.5) * width)
     return None
-
-
-def low_passed(volume: np.ndarray, rate: float, end: float) -> np.ndarray:
-    """The map (z, y, x) with nothing from the frequency `end` in 1/A on, and half a cosine from three fifths of it: a steeper one rings."""
-    spectrum = fft.rfftn(volume, workers=-1)
-    for planes, k, _ in _shells(volume.shape, rate, shell_width(volume.shape, rate)):
-        spectrum[planes] *= 0.5 + 0.5 * np.cos(np.float32(math.pi) * np.clip((k / np.float32(end) - 0.6) / 0.4, 0, 1))
-    return fft.irfftn(spectrum, s=volume.shape, workers=-1)
 
 
 def fsc(first: np.ndarray, second: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.evaluation.metrics import soft_edge
 from deepemhancer_plugin.core.mrc import Map
 from deepemhancer_plugin.core.simulation.molecule import Molecule, mask, potential
+from deepemhancer_plugin.core.spectrum import low_pass
 
 NEIGHBOURHOOD = 8.0       # A over which order is averaged: a loop or a helix, not a single side chain
 LEAST_ORDERED = 0.2       # of the atoms
@@ -43,9 +44,7 @@ def placed(molecule: Molecule, volume: Map, name: str) -> Molecule:
 def model_map(molecule: Molecule, shape: tuple[int, ...], rate: float) -> np.ndarray:
     """The electron-scattering potential (z, y, x) of placed atoms with their own B factors, as finely as the grid of `rate` A/voxel can hold it."""
     spectrum = potential(molecule, shape, rate, workers=-1)
-    square = sum(np.square(f(n)).reshape([-1 if a == axis else 1 for a in range(3)])
-                 for axis, (f, n) in enumerate(zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), shape, strict=True)))
-    spectrum *= (0.5 + 0.5 * np.cos(np.pi * np.clip((np.sqrt(square) - PASS) / (STOP - PASS), 0, 1))).astype(np.float32)
+    low_pass(spectrum, PASS, STOP, shape)
     return fft.irfftn(spectrum, s=shape, workers=-1)
 
 

@@ -12,6 +12,7 @@ from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.simulation.molecule import Molecule, mask, potential
+from deepemhancer_plugin.core.spectrum import low_passed
 
 SHARP_B = 10.0  # A^2 of every atom in what counts as a sharp map
 ROLL_OFF = 0.02  # of the raised cosine, in 1/voxel
@@ -56,9 +57,7 @@ def raised_cosine(k: np.ndarray, cut: float, width: float = ROLL_OFF) -> np.ndar
 
 def low_pass(volume: np.ndarray, rate: float, resolution: float) -> np.ndarray:
     """The map (z, y, x) without what is finer than `resolution` A, as the labels mean it."""
-    spectrum = fft.rfftn(volume)
-    spectrum *= raised_cosine(frequencies(volume.shape), rate / resolution)
-    return fft.irfftn(spectrum, s=volume.shape).astype(np.float32)
+    return low_passed(volume, rate, 1 / resolution, 1 / resolution + ROLL_OFF / rate)
 
 
 def sharpened(volume: np.ndarray, rate: float, b_factor: float) -> np.ndarray:

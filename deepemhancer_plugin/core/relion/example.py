@@ -10,7 +10,7 @@ import starfile
 from scipy import fft
 from scipy.spatial.transform import Rotation
 
-from deepemhancer_plugin.core import mrc
+from deepemhancer_plugin.core import mrc, spectrum
 from deepemhancer_plugin.core.errors import InputError
 
 VOLTAGE, CS, CONTRAST = 300.0, 2.7, 0.1  # kV, mm, amplitude contrast
@@ -88,10 +88,7 @@ def make_particles(density: np.ndarray, rate: float, folder: Path, number: int, 
 
 def low_passed(volume: np.ndarray, rate: float, length: float) -> np.ndarray:
     """The map (z, y, x) without what is finer than `length` A; the edge of the filter is a cosine 10 % wide."""
-    axes = (f(n, rate) for f, n in zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), volume.shape, strict=True))
-    k = np.sqrt(sum(g * g for g in np.meshgrid(*axes, indexing="ij")))
-    gain = 0.5 + 0.5 * np.cos(np.pi * np.clip((k * length - 0.9) / 0.1, 0, 1))
-    return fft.irfftn(fft.rfftn(volume) * gain, s=volume.shape).astype(np.float32)
+    return spectrum.low_passed(volume, rate, 0.9 / length, 1 / length)
 
 
 def refine_command(output: str, diameter: float, order: int = 3, hook: bool = True) -> list[str]:

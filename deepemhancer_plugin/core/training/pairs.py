@@ -141,15 +141,6 @@ def _soft(region: np.ndarray, length: float) -> np.ndarray:
     return np.clip(ndimage.gaussian_filter(region.astype(np.float32), length / (math.pi * math.sqrt(2))), 0, 1)
 
 
-def _low_pass(volume: np.ndarray, resolution: float) -> np.ndarray:
-    """Everything up to the resolution, nothing beyond 1.2 times its frequency; 1 A/voxel."""
-    transform = fft.rfftn(volume, workers=-1)
-    width = spectrum.shell_width(volume.shape, 1.0)
-    k = np.arange(int(1 / width) + 1) * width * resolution
-    spectrum.multiply(transform, 0.5 + 0.5 * np.cos(np.pi * np.clip((k - 1) / 0.2, 0, 1)), volume.shape)
-    return fft.irfftn(transform, s=volume.shape, workers=-1)
-
-
 def correlation(volume: np.ndarray, model: np.ndarray, inside: np.ndarray) -> float:
     """Correlation of map and model map in a mask, after the model's radial amplitudes were made the map's: unlike B factors do not count."""
     ours, theirs = fft.rfftn(volume, workers=-1), fft.rfftn(model, workers=-1)
@@ -211,8 +202,9 @@ def prepare_pair(entry: Entry, task: Task, threshold: float = CORRELATION, use_f
         b = refined_b(mean * loose, fft.irfftn(potential(flat, shape, 1.0, -1), s=shape), curve, entry.resolution, 60.0)
         molecule, source = replace(molecule, b_factors=np.full(len(molecule), b)), "refined"
     molecule = replace(molecule, b_factors=np.clip(molecule.b_factors, 5, LARGEST_B))
-    model = _low_pass(fft.irfftn(potential(molecule, shape, 1.0, -1), s=shape), entry.resolution)
-    filtered = _low_pass(mean, entry.resolution)
+    finest = 1 / entry.resolution
+    model = spectrum.low_passed(fft.irfftn(potential(molecule, shape, 1.0, -1), s=shape), 1.0, finest, 1.2 * finest)
+    filtered = spectrum.low_passed(mean, 1.0, finest, 1.2 * finest)
     agreement = correlation(filtered, model, inside)
     if agreement < threshold:
         raise _Unfit(f"map and model correlate by {agreement:.2f} only, {threshold:g} is asked for")
