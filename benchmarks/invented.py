@@ -1,6 +1,6 @@
 """Detail that an embedded model might invent: from noise, beyond a low-pass, in the place of a removed chain, or by the map's orientation.
 
-    python benchmarks/invented.py [--structures DIR] [--variant NAME] [--maps N] [--average 1|4|24] [--output FILE.md]
+    python benchmarks/invented.py [--structures DIR] [--variant NAME] [--maps N] [--average 1|2|4|24] [--output FILE.md]
 
 DIR: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins. The
 variant masked gets a mask of the molecule with 6 A round it, of noise alone a ball of half the box.
@@ -56,7 +56,7 @@ def main() -> int:
     p.add_argument("--variant", default="tightTarget", help="of the embedded weights")
     p.add_argument("--weights", help="a file, instead")
     p.add_argument("--maps", type=int, default=3, help="molecules for each question but noise")
-    p.add_argument("--average", type=int, default=1)
+    p.add_argument("--average", type=int)
     p.add_argument("--output")
     a = p.parse_args()
     where = select_devices(None)
@@ -116,7 +116,7 @@ def main() -> int:
         plain, turned = run(halves(made), mask), run([np.rot90(h, 1, (0, 2)) for h in halves(made)], np.rot90(mask, 1, (0, 2)))
         lines.append(f"| {name} | {np.corrcoef(plain.ravel(), np.rot90(turned, -1, (0, 2)).ravel())[0, 1]:.4f} |")
         print(lines[-1], flush=True)
-    text = (f"# Invented detail: {model.name}{f', averaged over {a.average} orientations' if a.average > 1 else ''}\n\n"
+    text = (f"# Invented detail: {model.name}{f', averaged over {a.average} orientations' if a.average else ''}\n\n"
             + "\n".join(lines) + "\n")
     if a.output:
         Path(a.output).write_text(text)

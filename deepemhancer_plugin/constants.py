@@ -25,7 +25,7 @@ MASKED_MODEL = "masked"
 NORMALIZATION_AUTO, NORMALIZATION_STATS, NORMALIZATION_MASK = range(3)
 MODEL_TIGHT, MODEL_WIDE, MODEL_HIGHRES = range(3)
 WEIGHTS_EMBEDDED, WEIGHTS_OFFICIAL, WEIGHTS_FILE = range(3)
-AVERAGES = (1, 4, 24)  # orientations
+AVERAGES = (0, 1, 2, 4, 24)  # orientations; 0: as the weights need it
 NETWORK_AUTO, NETWORK_COARSE, NETWORK_FINE, NETWORK_FILE = range(4)
 NETWORK_NAMES = ("auto", "1.0", "0.5")  # as `deepemhancer localres` calls them
 

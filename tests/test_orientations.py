@@ -33,6 +33,10 @@ def test_an_average_is_over_a_group(count):
     assert {(a @ b).tobytes() for a, b in itertools.product(matrices, matrices)} == {m.tobytes() for m in matrices}
 
 
+def test_the_pair_leaves_no_axis_where_it_is():
+    assert not np.diag(matrix(AVERAGES[2][1])).any()
+
+
 @pytest.mark.parametrize("count", [1, 4, 24])
 def test_averaged_prediction_turns_with_its_input(count):
     def predict(windows):  # knows left from right

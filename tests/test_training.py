@@ -99,29 +99,40 @@ def test_plateau_halves_after_five_validations_without_a_new_best():
 
 # ---------------------------------------------------------------------------------------------------------------------------- loss
 
-def numpy_fsc(a, b):
+def numpy_shells(a, b):
+    """Sums over the shells of a b*, |a|^2 and |b|^2."""
     n = len(a)
     a, b = np.fft.fftn(a.astype(np.float64)), np.fft.fftn(b.astype(np.float64))
     shell = np.round(np.sqrt(sum(g**2 for g in np.meshgrid(*[np.fft.fftfreq(n, 1 / n)] * 3, indexing="ij")))).astype(int)
-    return np.array([(a * b.conj())[shell == i].sum().real / np.sqrt((np.abs(a[shell == i]) ** 2).sum() * (np.abs(b[shell == i]) ** 2).sum())
-                     for i in range(1, n // 2 + 1)])
+    return [np.array([values[shell == i].sum() for i in range(1, n // 2 + 1)]) for values in ((a * b.conj()).real, np.abs(a) ** 2, np.abs(b) ** 2)]
+
+
+def numpy_fsc(a, b):
+    cross, first, second = numpy_shells(a, b)
+    return cross / np.sqrt(first * second)
+
+
+def numpy_error(a, b):
+    cross, first, second = numpy_shells(a, b)
+    return np.sqrt((first - 2 * cross + second) / first)
 
 
 @pytest.mark.parametrize("edge", [8, 12])
 def test_fsc_of_the_loss_is_that_of_the_fft(edge):
     target = np.random.default_rng(0).standard_normal((3, edge, edge, edge, 1)).astype(np.float32)
     prediction = target + np.random.default_rng(1).standard_normal(target.shape).astype(np.float32)
-    curve, filled = (np.asarray(a) for a in Loss(1.0).fsc(target, prediction))
+    curve, error, filled = (np.asarray(a) for a in Loss(1.0).shells(target, prediction))
     assert curve.shape == (3, edge // 2) and (filled == 1).all()
     for i in range(3):
         np.testing.assert_allclose(curve[i], numpy_fsc(target[i, ..., 0], prediction[i, ..., 0]), atol=1e-4)
+        np.testing.assert_allclose(error[i], numpy_error(target[i, ..., 0], prediction[i, ..., 0]), rtol=1e-4)
 
 
 def test_shells_that_the_target_leaves_empty_do_not_count():
     z = np.arange(16)
     target = np.zeros((2, 16, 16, 16, 1), np.float32)
     target[0] = np.cos(2 * np.pi * 3 * z / 16)[:, None, None, None]  # the third shell alone; the second cube is empty
-    _, filled = Loss(1.0).fsc(target, target)
+    _, _, filled = Loss(1.0).shells(target, target)
     np.testing.assert_array_equal(np.asarray(filled), [[0, 0, 1, 0, 0, 0, 0, 0], [0] * 8])
 
 
@@ -135,6 +146,17 @@ def test_loss_is_the_mean_absolute_error_and_the_fsc():
     other = np.random.default_rng(1).standard_normal(target.shape).astype(np.float32)
     expected = np.abs(target - other).mean() + 0.5 * (1 - numpy_fsc(target[0, ..., 0], other[0, ..., 0])).mean()
     assert float(Loss(0.5)(target, other)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_error_of_the_shells_is_smallest_at_wieners_amplitude():
+    target, other = (np.random.default_rng(i).standard_normal((1, 8, 8, 8, 1)).astype(np.float32) for i in range(2))
+    noisy = target + other
+    gains = np.linspace(0.2, 1, 81)
+    errors = [np.asarray(Loss(0.0).shells(target, np.float32(gain) * noisy)[1])[0, 3] for gain in gains]
+    cross, _, power = numpy_shells(target[0, ..., 0], noisy[0, ..., 0])
+    assert gains[np.argmin(errors)] == pytest.approx(cross[3] / power[3], abs=0.01)
+    expected = np.abs(target - noisy).mean() + 0.2 * numpy_error(target[0, ..., 0], noisy[0, ..., 0]).mean()
+    assert float(Loss(0.0, shell_weight=0.2)(target, noisy)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_gradient_term_is_the_mean_error_of_the_differences_of_neighbours():

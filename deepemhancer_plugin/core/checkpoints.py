@@ -72,6 +72,7 @@ class OfficialModel:
     """
 
     kind = "official"
+    average = 1
     name: str
     path: str
     sha256: str

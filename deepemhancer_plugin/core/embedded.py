@@ -24,6 +24,8 @@ class EmbeddedModel:
     kind = "embedded"
     tile = 64    # what it was trained on,
     stride = 48  # and how far apart the windows are: closer ones change no metric (docs/benchmarks.md)
+    average = 2  # orientations: one alone depends on the map's own (docs/benchmarks.md)
+    fades = True  # see amplitudes.py
 
     @cached_property
     def sha256(self) -> str:
@@ -71,6 +73,8 @@ class EmbeddedModel:
 class PublishedModel(EmbeddedModel):
     """Weights of the published network that `deepemhancer train --network published` wrote."""
     stride = 16  # the published program's
+    average = 1
+    fades = False
 
 
 def _architecture(path: str) -> Architecture:

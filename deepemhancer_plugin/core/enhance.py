@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.core import classic, devices, normalization, windows
+from deepemhancer_plugin.core import amplitudes, classic, devices, normalization, windows
 from deepemhancer_plugin.core.checkpoints import OfficialModel
 from deepemhancer_plugin.core.cleaning import Removed, remove_small_components
 from deepemhancer_plugin.core.devices import Devices
@@ -33,8 +33,9 @@ class Options:
     batch       the most tiles or windows at a time; None: chosen
     precision   "auto", "float32", "bfloat16" or "float16"
     classic     the original program's own steps, voxel by voxel (official weights only)
-    average     1, 4 or 24: predictions are averaged over so many orientations of each window
+    average     1, 2, 4 or 24: predictions are averaged over so many orientations of each window; None: as the weights need it
     symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
+    amplitudes  raised where the embedded network lets them fade (amplitudes.py)
     band_limit  where the input was low-passed, the output ends there too: what the network puts beyond is a guess (not with `classic`)
     """
     noise: str | NoiseStats = "auto"
@@ -43,8 +44,9 @@ class Options:
     batch: int | None = None
     precision: str = "auto"
     classic: bool = False
-    average: int = 1
+    average: int | None = None
     symmetry: list[Operator] | None = None
+    amplitudes: bool = True
     band_limit: bool = True
 
 
@@ -102,6 +104,8 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         volume = _in_windows(inputs, model, precision, options, where, tell)
         del inputs
         lap("network")
+        if options.amplitudes and isinstance(model, EmbeddedModel) and model.fades:
+            volume = amplitudes.raised(volume)
         volume = resample(volume, shape)
         if options.symmetry:
             volume, agreement = _symmetrized(volume, options.symmetry, sampling_rate, tell)
@@ -136,9 +140,9 @@ def _check(model: Model, options: Options) -> None:
         raise InputError(f"cleaning strength {options.cleaning:g}: a share of the positive voxels, 0 to 1, is needed")
     if options.batch is not None and options.batch < 1:
         raise InputError(f"batch {options.batch}: at least 1 is needed")
-    if options.average not in AVERAGES:
+    if options.average not in (None, *AVERAGES):
         raise InputError(f"average over {options.average} orientations: {', '.join(map(str, AVERAGES))} are right")
-    if options.classic and (options.average != 1 or options.symmetry):
+    if options.classic and ((options.average or 1) != 1 or options.symmetry):
         raise InputError("--classic reproduces the original program, which knows no --average and no symmetry: leave them out")
     if options.classic and not isinstance(model, OfficialModel):
         raise InputError("--classic reproduces the original program, which knows official weights only: add --weights official")
@@ -216,7 +220,7 @@ def _prepared(volume: np.ndarray, sampling_rate: float, model: Model, noise: Noi
 def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Options, where: Devices,
                 tell: Callable[[str, int, int], None]) -> np.ndarray:
     mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
-    predictors = [averaged(model.predictor(precision, name), options.average) for name in where.names]
+    predictors = [averaged(model.predictor(precision, name), options.average or model.average) for name in where.names]
     tell("network", 0, 1)
     return windows.enhance_windows(inputs, predictors, model.tile, model.stride, _batch(model, options, where), mask,
                                    progress=lambda done, total: tell("network", done, total))

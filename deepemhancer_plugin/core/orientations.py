@@ -3,8 +3,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-# How many orientations an average takes, and which: the identity and the half turns about z, y and x (a group, as the 24 are), or all.
-AVERAGES = {1: (0,), 4: (0, 2, 8, 10), 24: tuple(range(24))}
+# How many orientations an average takes, and which: the identity; with it a third of a turn about the diagonal, so that no axis stays where it is;
+# the identity and the half turns about z, y and x (a group, as the 24 are); or all.
+AVERAGES = {1: (0,), 2: (0, 5), 4: (0, 2, 8, 10), 24: tuple(range(24))}
 
 
 def rotated(cube: np.ndarray, rotation: int) -> np.ndarray:
@@ -22,7 +23,7 @@ def rotated_back(cube: np.ndarray, rotation: int) -> np.ndarray:
 
 
 def averaged(predict: Callable[[np.ndarray], np.ndarray], count: int) -> Callable[[np.ndarray], np.ndarray]:
-    """`predict` of windows (n, z, y, x[, channels]) averaged over `count` (1, 4 or 24) orientations of each window, at so many times the cost."""
+    """`predict` of windows (n, z, y, x[, channels]) averaged over `count` (of AVERAGES) orientations of each window, at so many times the cost."""
     if count == 1:
         return predict
 

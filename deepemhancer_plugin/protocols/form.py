@@ -144,10 +144,11 @@ def _after(form):
                                "enhanced map is averaged over them. Empty: no helix.")
     for name, label in (("helicalRise", "Rise (A)"), ("helicalTwist", "Twist (degrees)")):
         helix.addParam(name, params.FloatParam, allowsNull=True, expertLevel=params.LEVEL_ADVANCED, label=label)
-    group.addParam("averageOver", params.EnumParam, choices=[str(n) for n in AVERAGES], default=0, expertLevel=params.LEVEL_ADVANCED,
+    group.addParam("averageOver", params.EnumParam, choices=["automatic", *map(str, AVERAGES[1:])], default=0, expertLevel=params.LEVEL_ADVANCED,
                    label="Orientations to average",
                    help="Each part of the map is shown to the network in so many orientations, and what it makes of them is averaged: so many "
-                        "times slower, and less dependent on how the map happens to lie.")
+                        "times slower, and less dependent on how the map happens to lie.\n"
+                        "*automatic*: 2 with embedded weights, otherwise 1.")
     group.addParam("checkTrust", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED, label="Compare with the half maps?",
                    condition="useHalfMapsInsteadVol",
                    help="*Yes*: the summary also says in how much of the enhanced map its local resolution claims more detail than the half maps "

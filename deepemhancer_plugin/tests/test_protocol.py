@@ -164,7 +164,7 @@ class TestForm(EnhanceTest):
         self.assertTrue(options(symmetryGroup=" d7").endswith("--sym D7"))
         self.assertTrue(options(helicalRise=4.75, helicalTwist=-1.4).endswith("--helical 4.75 -1.4"))
         self.assertNotIn("--helical", options(helicalRise=4.75, helicalTwist=-1.4, symmetryGroup="c4"))
-        self.assertTrue(options(averageOver=1).endswith("--average 4"))
+        self.assertTrue(options(averageOver=3).endswith("--average 4"))
         self.assertTrue(options(useHalfMapsInsteadVol=True, checkTrust=True).endswith("--trust"))
         self.assertNotIn("--trust", options(checkTrust=True))  # a single map has nothing to be compared with
 

@@ -108,11 +108,12 @@ def _enhanced(volume: np.ndarray, rate: float, half: int, settings: Settings) ->
     where = devices.select_devices(wanted[(half - 1) % len(wanted)] if wanted else None)
     if not wanted and len(where.numbers) > 1:
         where = devices.select_devices("0")
+    options = Options(precision=settings.precision, average=1, amplitudes=False, band_limit=False)  # as docs/relion.md measured it
     asked = time.time()
     with locked([settings.lock] if settings.lock else lock_files(where.numbers)), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MapWarning)
         begun = time.time()
-        result = cli.interruptible(lambda: enhance([volume], rate, model, where, Options(precision=settings.precision, band_limit=False)))
+        result = cli.interruptible(lambda: enhance([volume], rate, model, where, options))
         ended = time.time()
     messages = [str(w.message) for w in caught if issubclass(w.category, MapWarning)]
     return result.data, {"weights": f"{model.kind} {model.name} {model.sha256[:12]}", "device": where.description, "noise": result.report["noise"],

@@ -1,0 +1,55 @@
+"""Raised amplitudes: the tables, what is left alone, and a map whose truth is known."""
+import numpy as np
+import pytest
+from scipy import fft
+
+from deepemhancer_plugin.core import spectrum
+from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, faded, raised
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.synthetic import build_protein
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """The map of an atomic model that the tables were not made from."""
+    made = simulate(from_structure(build_protein(2)), Conditions(resolution=3.0, margin=14.0), 1)
+    return np.maximum(made.model, 0) / np.percentile(made.model[made.mask > 0.5], 95)
+
+
+def filtered(volume, gain):
+    """Through a radial gain, a function of the frequency in 1/A."""
+    z, y, x = (f(n) for f, n in zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), volume.shape, strict=True))
+    k = np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
+    return fft.irfftn(fft.rfftn(volume) * gain(k), s=volume.shape).astype(np.float32)
+
+
+def test_amplitudes_of_a_molecule_are_the_expected_ones(truth):
+    amplitude = np.sqrt(spectrum.power(fft.rfftn(truth), truth.shape))
+    k = np.arange(len(amplitude)) * spectrum.shell_width(truth.shape, 1.0)
+    level = np.sqrt(np.mean(amplitude[(k > 1 / 15) & (k < 1 / 8)] ** 2))
+    ratio = np.interp(FREQUENCIES[:-1], k, amplitude / level) / EXPECTED[:-1]
+    assert 0.75 < ratio.min() and ratio.max() < 1.3
+
+
+def test_a_gain_never_lowers_what_has_not_vanished():
+    assert np.all(np.diff(FADED) > 0) and GAIN[-1] == 1 and np.all(GAIN[FADED >= 0.01] >= 1)
+    assert np.all(np.diff((FADED * GAIN)[FADED >= 0.01]) > 0)  # what faded more stays less
+
+
+def test_faded_detail_is_raised(truth):
+    faint = np.maximum(filtered(truth, lambda k: np.exp(-40 / 4 * k**2)), 0)
+    result = raised(faint)
+    assert np.corrcoef(result.ravel(), truth.ravel())[0, 1] > np.corrcoef(faint.ravel(), truth.ravel())[0, 1] + 0.01
+    ratio = faded(fft.rfftn(faint), faint.shape)
+    assert ratio[0] == 1 and np.all(np.diff(ratio) <= 0) and ratio[-1] < 0.5
+
+
+def test_what_is_empty_stays_empty_and_nothing_is_negative(truth):
+    result = raised(truth)
+    assert result.dtype == np.float32 and result.min() >= 0 and not result[truth <= 0.01].any() and (truth <= 0.01).mean() > 0.5
+    assert not raised(np.zeros((20, 24, 22), np.float32)).any()
+
+
+def test_no_shell_between_15_and_8_angstrom_leaves_the_amplitudes():
+    small = np.random.default_rng(0).random((6, 6, 6), dtype=np.float32) + 1
+    np.testing.assert_allclose(raised(small), small, rtol=1e-5)
