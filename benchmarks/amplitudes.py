@@ -5,6 +5,7 @@
 DIR: atomic models with an index.tsv (columns file and split), of which the validation split is used.
 """
 import argparse
+import itertools
 import sys
 import warnings
 from pathlib import Path
@@ -60,15 +61,15 @@ def main() -> int:
     gain = cross / ours**2
     gain = (gain / gain[:, (GRID > BAND[0]) & (GRID < BAND[1])].mean(1, keepdims=True))[:, fine]
     correlation = (cross / ours / true)[:, fine]
-    lines = [f"# Amplitudes of the output: {model.name}", "", f"{len(found)} maps simulated from structures of the validation split; amplitudes relative "
-             f"to those from {1 / BAND[0]:.0f} to {1 / BAND[1]:.0f} A.", "", "## Amplitudes of an atomic model's map in its mask", "",
+    lines = [f"# Amplitudes of the output: {model.name}", "", f"{len(found)} maps simulated from structures of the validation split; amplitudes "
+             f"relative to those from {1 / BAND[0]:.0f} to {1 / BAND[1]:.0f} A.", "", "## Amplitudes of an atomic model's map in its mask", "",
              "| frequency (1/A) | 10th percentile | median | 90th percentile | in use |", "|---|---|---|---|---|"]
     for k, used in zip(FREQUENCIES, EXPECTED, strict=True):
         low, middle, high = np.percentile(true[:, np.argmin(np.abs(GRID - k))], (10, 50, 90))
         lines.append(f"| {k:.2f} | {low:.3f} | {middle:.3f} | {high:.3f} | {used:.3f} |")
     lines += ["", "## The gain that takes the output nearest to the model's map", "", "By how many times the expected amplitude the output has.", "",
-              "| output / expected | shells | 10th percentile | median | 90th percentile | in use | correlation there |", "|---|---|---|---|---|---|---|"]
-    for low, high in zip(FADED[:-1], FADED[1:], strict=True):
+              "| output / expected | shells | 10th percentile | median | 90th percentile | in use | correlation there |", "|---" * 7 + "|"]
+    for low, high in itertools.pairwise(FADED):
         inside = (ratio >= low) & (ratio < high)
         if inside.any():
             cells = [*np.percentile(gain[inside], (10, 50, 90)), np.interp(np.median(ratio[inside]), FADED, GAIN), np.median(correlation[inside])]

@@ -3,7 +3,6 @@ import itertools
 import os
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from small_network import SMALL, randomise, small_network
 from deepemhancer_plugin.core import enhance
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.embedded import FOLDER, EmbeddedModel, load_embedded, load_file
-from deepemhancer_plugin.core.errors import InputError, MapWarning
-from deepemhancer_plugin.core.networks import PUBLISHED, build, save_weights
+from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.networks import PUBLISHED, build, load_weights, save_weights
 from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.windows import enhance_windows
 
@@ -136,13 +135,23 @@ def test_what_a_file_says_of_itself(weights):
     assert model.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def test_the_packages_weights_and_what_replaces_missing_ones():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        default = load_embedded("tightTarget")
-    assert default == EmbeddedModel("tightTarget", str(FOLDER / "tightTarget.npz")) and default.channels == 2
-    with pytest.warns(MapWarning, match="no embedded weights for nothingLikeIt"):
-        assert load_embedded("nothingLikeIt") == default
+@pytest.mark.parametrize("variant", ["tightTarget", "wideTarget", "highRes", "masked"])
+def test_the_packages_weights(variant):
+    model = load_embedded(variant)
+    assert model == EmbeddedModel(variant, str(FOLDER / f"{variant}.npz")) and model.channels == 2
+    assert model.normalization == ("mask" if variant == "masked" else "noise")
+    assert (FOLDER / f"{variant}.md").is_file()
+
+
+def test_the_family_differs_a_little():
+    networks = [load_weights(FOLDER / f"{variant}.npz")[0].model for variant in ("tightTarget", "wideTarget", "highRes", "masked")]
+    base, *others = (np.concatenate([np.ravel(v) for v in network.trainable_variables]) for network in networks)
+    assert all(0 < np.abs(other - base).mean() < 0.1 * np.abs(base).mean() for other in others)
+
+
+def test_a_variant_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="no embedded weights named nothingLikeIt: highRes, masked, tightTarget, wideTarget are there"):
+        load_embedded("nothingLikeIt")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK", b"\x93NUMPY", b"text\n" * 99, b"PK\x03\x04" + bytes(99)])

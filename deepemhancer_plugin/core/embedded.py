@@ -1,7 +1,6 @@
 """The weights that come with the package, or that `deepemhancer train` wrote."""
 import hashlib
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepemhancer_plugin.core.errors import InputError, MapWarning
+from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import UNREADABLE, Architecture, load_weights, not_ours
 
 FOLDER = Path(__file__).parent / "models"
@@ -86,13 +85,11 @@ def _architecture(path: str) -> Architecture:
 
 
 def load_embedded(variant: str) -> EmbeddedModel:
-    """The package's weights for `variant`; where it has none for it, the default's, with a MapWarning."""
+    """The package's weights for `variant`. InputError where it has none."""
     path = FOLDER / f"{variant}.npz"
     if not path.is_file():
-        warnings.warn(f"no embedded weights for {variant} yet: tightTarget is used; official weights have it (--weights official)", MapWarning,
-                      stacklevel=2)
-        path = FOLDER / "tightTarget.npz"
-    return EmbeddedModel(path.stem, str(path))
+        raise InputError(f"no embedded weights named {variant}: {', '.join(sorted(p.stem for p in FOLDER.glob('*.npz')))} are there")
+    return EmbeddedModel(variant, str(path))
 
 
 def load_file(path: str) -> EmbeddedModel:

@@ -117,7 +117,6 @@ def model(form, condition):
                         f"*{MODEL_CHOICES[MODEL_WIDE]}*: a looser mask, less sharp; choose it when parts of the protein get "
                         "lost.\n"
                         f"*{MODEL_CHOICES[MODEL_HIGHRES]}*: only for maps better than 4 A.\n"
-                        "Where the embedded weights lack a variant, the tight target is used, and the summary says so.\n"
                         "*Caution*: the network knows proteins. Ligands, lipids, glycans and modified residues may come out "
                         "wrong, weakened or not at all, and a feature that is not in the input map is no evidence. Look at the "
                         "input map before you build anything, and refine and validate the model against the half maps, not "
