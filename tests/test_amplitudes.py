@@ -50,6 +50,11 @@ def test_what_is_empty_stays_empty_and_nothing_is_negative(truth):
     assert not raised(np.zeros((20, 24, 22), np.float32)).any()
 
 
+def test_what_was_made_of_noise_is_not_raised(truth):
+    faint = np.float32(0.3 / truth.max()) * truth
+    np.testing.assert_array_equal(raised(faint), faint)
+
+
 def test_no_shell_between_15_and_8_angstrom_leaves_the_amplitudes():
     small = np.random.default_rng(0).random((6, 6, 6), dtype=np.float32) + 1
     np.testing.assert_allclose(raised(small), small, rtol=1e-5)

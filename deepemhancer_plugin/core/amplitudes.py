@@ -18,6 +18,7 @@ EXPECTED = np.array([0.704, 0.587, 0.541, 0.536, 0.584, 0.574, 0.489, 0.397, 0.3
 FADED = np.array([0.00, 0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.15, 0.21, 0.30, 0.40, 0.52, 0.70, 0.90, 1.00])
 GAIN = np.array([0.00, 1.00, 2.00, 3.00, 4.20, 4.20, 4.00, 3.10, 2.60, 2.04, 1.70, 1.38, 1.20, 1.07, 1.00])
 NOTHING = 0.01  # of a protein's 95th percentile: what the network puts lower is solvent, and stays empty
+MOLECULE = 0.35  # where it puts nothing higher than this there is no molecule, but what it made of noise: not to be raised
 
 
 def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -35,6 +36,8 @@ def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def raised(volume: np.ndarray) -> np.ndarray:
     """The network's output (z, y, x) at 1 A/voxel with the amplitudes it should have; nowhere negative, and empty where it was."""
+    if volume.max() < MOLECULE:
+        return volume
     spectrum = fft.rfftn(volume, workers=-1)
     multiply(spectrum, np.interp(faded(spectrum, volume.shape), FADED, GAIN), volume.shape)
     result = fft.irfftn(spectrum, s=volume.shape, workers=-1).astype(np.float32, copy=False)
