@@ -142,7 +142,7 @@ def _check(model: Model, options: Options) -> None:
         raise InputError(f"batch {options.batch}: at least 1 is needed")
     if options.average not in (None, *AVERAGES):
         raise InputError(f"average over {options.average} orientations: {', '.join(map(str, AVERAGES))} are right")
-    if options.classic and ((options.average or 1) != 1 or options.symmetry):
+    if options.classic and (options.average not in (None, 1) or options.symmetry):
         raise InputError("--classic reproduces the original program, which knows no --average and no symmetry: leave them out")
     if options.classic and not isinstance(model, OfficialModel):
         raise InputError("--classic reproduces the original program, which knows official weights only: add --weights official")
