@@ -1,10 +1,10 @@
-# make install | demo | test | benchmark; everything lands in .venv (Scipion) and .venv-inference (TensorFlow, core) of this checkout.
+# make install | demo | test | benchmark-short | benchmark; everything lands in .venv (Scipion) and .venv-inference (TensorFlow, core) of this checkout.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # TensorFlow for the GPU where the driver answers, for the CPU otherwise.
 TENSORFLOW ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 'tensorflow[and-cuda]' || echo tensorflow-cpu)
 RUN = .venv-inference/bin
 
-.PHONY: install demo test test-core benchmark clean
+.PHONY: install demo test test-core benchmark benchmark-short clean
 install: .venv-inference/installed .venv/installed
 
 include scipion.mk
@@ -29,6 +29,10 @@ test-core: .venv-inference/installed
 # The tables of docs/benchmarks; quality on synthetic proteins unless STRUCTURES and RECONSTRUCTIONS name folders of data.
 STRUCTURES ?=
 RECONSTRUCTIONS ?=
+benchmark-short: .venv-inference/installed
+	$(RUN)/python benchmarks/embedded.py --edges 128,256 --precision auto
+	$(RUN)/python benchmarks/quality.py --maps 4
+
 benchmark: .venv-inference/installed
 	$(RUN)/python benchmarks/embedded.py --output docs/benchmarks/embedded.md
 	$(RUN)/python benchmarks/official_windows.py --output docs/benchmarks/official_windows.md

@@ -1,8 +1,9 @@
 """Wall time and peak memory of the whole command with the embedded weights, against the size of the map.
 
-    python benchmarks/embedded.py [--edges 128,256,384] [--precision auto,float32] [--output FILE.md]
+    python benchmarks/embedded.py [--edges 128,256,384] [--precision float32,bfloat16] [--output FILE.md]
 
-Maps of noise with a synthetic protein at 1 A/voxel. Every run is a process of its own; its peak memory is what the program reports of itself.
+Half maps at 1 A/voxel: synthetic proteins fill the middle half of the box's edge, as particles mostly do, noise the rest. Every run is a process
+of its own; its peak memory is what the program reports of itself.
 """
 import argparse
 import json
@@ -16,14 +17,32 @@ import numpy as np
 
 from deepemhancer_plugin.core import mrc
 from deepemhancer_plugin.core.devices import select_devices
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation import Conditions, Molecule, from_structure, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
+
+
+def particle(molecule: Molecule, edge: int) -> list[np.ndarray]:
+    """Half maps (edge, edge, edge) at 1 A/voxel, the middle half of the edge filled with copies of the molecule."""
+    made = simulate(molecule, Conditions(resolution=3.5, box=64), 0, workers=2)
+    noise = (made.half1 - made.half2) / np.float32(np.sqrt(2))
+    middle = (slice(edge // 4, edge // 4 + edge // 2),) * 3
+    halves = []
+    for half, shift in ((made.half1, 0), (made.half2, 20)):
+        volume = tiled(np.roll(noise, shift, (0, 1, 2)), edge)
+        volume[middle] = tiled(half, edge // 2)
+        halves.append(volume)
+    return halves
+
+
+def tiled(cube: np.ndarray, edge: int) -> np.ndarray:
+    """Copies of the cube in one of `edge` voxels."""
+    return np.ascontiguousarray(np.tile(cube, (-(-edge // len(cube)),) * 3)[:edge, :edge, :edge])
 
 
 def main() -> int:
     p = argparse.ArgumentParser()
     p.add_argument("--edges", default="128,256,384")
-    p.add_argument("--precision", default="auto,float32")
+    p.add_argument("--precision", default="float32,bfloat16")
     p.add_argument("--output")
     a = p.parse_args()
     edges = [int(e) for e in a.edges.split(",")]
@@ -34,14 +53,9 @@ def main() -> int:
     first: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for edge in edges:
-            halves = []
-            small = simulate(molecule, Conditions(resolution=3.5, box=min(edge, 128)), 0, workers=2)
-            for name, data in (("a", small.half1), ("b", small.half2)):
-                repeats = -(-edge // len(data))
-                volume = np.tile(data, (repeats,) * 3)[:edge, :edge, :edge]
-                halves.append(f"{folder}/{name}{edge}.mrc")
-                mrc.write_map(halves[-1], np.ascontiguousarray(volume), mrc.new_map(volume, 1.0))
-                del volume
+            halves = [f"{folder}/{name}{edge}.mrc" for name in "ab"]
+            for name, data in zip(halves, particle(molecule, edge), strict=True):
+                mrc.write_map(name, data, mrc.new_map(data, 1.0))
             for precision in a.precision.split(","):
                 started = time.perf_counter()
                 subprocess.run([sys.executable, "-m", "deepemhancer_plugin.core.cli", "-i", halves[0], "-i2", halves[1], "-o", f"{folder}/out.mrc",

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from deepemhancer_plugin.core.orientations import AVERAGES, averaged, rotated, rotated_back
+from deepemhancer_plugin.core.orientations import AVERAGES, FAINT, agreed, averaged, rotated, rotated_back
 
 COORDINATES = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1)
 
@@ -37,18 +37,44 @@ def test_the_pair_leaves_no_axis_where_it_is():
     assert not np.diag(matrix(AVERAGES[2][1])).any()
 
 
-@pytest.mark.parametrize("count", [1, 4, 24])
-def test_averaged_prediction_turns_with_its_input(count):
-    def predict(windows):  # knows left from right
-        return np.cumsum(windows, axis=1) * np.linspace(0, 1, windows.shape[3], dtype=np.float32)
+def left_from_right(windows):
+    """A predictor that knows them."""
+    return np.cumsum(windows, axis=1) * np.linspace(0, 1, windows.shape[3], dtype=np.float32)
 
-    average = averaged(predict, count)
+
+@pytest.mark.parametrize("combined", [averaged, agreed])
+@pytest.mark.parametrize("count", [1, 4, 24])
+def test_combined_prediction_turns_with_its_input(count, combined):
+    average = combined(left_from_right, count)
     windows = np.random.default_rng(1).random((2, 4, 4, 4), dtype=np.float32)
     result = average(windows)
     for rotation in AVERAGES[count]:
         turned = average(np.stack([rotated(w, rotation) for w in windows]))
         np.testing.assert_allclose(turned, np.stack([rotated(r, rotation) for r in result]), atol=1e-5)
     if count == 1:
-        assert np.array_equal(result, predict(windows))
+        assert np.array_equal(result, left_from_right(windows))
     else:
-        assert not np.allclose(result, predict(windows), atol=1e-2)
+        assert not np.allclose(result, left_from_right(windows), atol=1e-2)
+
+
+@pytest.mark.parametrize("count", [2, 4, 24])
+def test_orientations_agree_by_the_geometric_mean(count):
+    windows = np.random.default_rng(2).normal(1, 1, (3, 4, 4, 4)).astype(np.float32)
+    seen = [[rotated_back(left_from_right(rotated(w, r)[None])[0], r) for w in windows] for r in AVERAGES[count]]
+    expected = np.prod(np.maximum(seen, 0), axis=0, dtype=float) ** (1 / count)
+    np.testing.assert_allclose(agreed(left_from_right, count)(windows), expected, rtol=1e-4, atol=1e-6)
+    assert (expected == 0).any() and (expected > 0.1).any()
+
+
+def test_a_window_where_nothing_is_seen_is_not_shown_again():
+    asked = []
+
+    def predict(windows):
+        asked.append(len(windows))
+        return windows
+
+    faint = np.full((2, 4, 4, 4), 0.9 * FAINT, np.float32)
+    faint[0, 0, 0, 0] = -1
+    assert np.array_equal(agreed(predict, 2)(faint), np.maximum(faint, 0)) and asked == [2]
+    agreed(predict, 2)(2 * faint)
+    assert asked == [2, 2, 2]

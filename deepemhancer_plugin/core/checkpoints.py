@@ -73,6 +73,7 @@ class OfficialModel:
 
     kind = "official"
     average = 1
+    fades = False
     name: str
     path: str
     sha256: str

@@ -24,7 +24,7 @@ class EmbeddedModel:
     tile = 64    # what it was trained on,
     stride = 48  # and how far apart the windows are: closer ones change no metric (docs/benchmarks.md)
     average = 2  # orientations: one alone depends on the map's own (docs/benchmarks.md)
-    fades = True  # see amplitudes.py
+    fades = True  # what it is not sure of: its orientations have to agree (orientations.py), and its amplitudes are raised (amplitudes.py)
 
     @cached_property
     def sha256(self) -> str:

@@ -14,7 +14,7 @@ from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.embedded import EmbeddedModel
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.normalization import NoiseStats
-from deepemhancer_plugin.core.orientations import AVERAGES, averaged
+from deepemhancer_plugin.core.orientations import AVERAGES, agreed, averaged
 from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.spectrum import band_limit, fsc, low_passed, resolution
@@ -33,7 +33,7 @@ class Options:
     batch       the most tiles or windows at a time; None: chosen
     precision   "auto", "float32", "bfloat16" or "float16"
     classic     the original program's own steps, voxel by voxel (official weights only)
-    average     1, 2, 4 or 24: predictions are averaged over so many orientations of each window; None: as the weights need it
+    average     1, 2, 4 or 24: each window is shown in so many orientations (orientations.py); None: as the weights need it
     symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
     amplitudes  raised where the embedded network lets them fade (amplitudes.py)
     band_limit  where the input was low-passed, the output ends there too: what the network puts beyond is a guess (not with `classic`)
@@ -104,7 +104,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         volume = _in_windows(inputs, model, precision, options, where, tell)
         del inputs
         lap("network")
-        if options.amplitudes and isinstance(model, EmbeddedModel) and model.fades:
+        if options.amplitudes and model.fades:
             volume = amplitudes.raised(volume)
         volume = resample(volume, shape)
         if options.symmetry:
@@ -220,7 +220,8 @@ def _prepared(volume: np.ndarray, sampling_rate: float, model: Model, noise: Noi
 def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Options, where: Devices,
                 tell: Callable[[str, int, int], None]) -> np.ndarray:
     mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
-    predictors = [averaged(model.predictor(precision, name), options.average or model.average) for name in where.names]
+    combined = agreed if model.fades else averaged
+    predictors = [combined(model.predictor(precision, name), options.average or model.average) for name in where.names]
     tell("network", 0, 1)
     return windows.enhance_windows(inputs, predictors, model.tile, model.stride, _batch(model, options, where), mask,
                                    progress=lambda done, total: tell("network", done, total))

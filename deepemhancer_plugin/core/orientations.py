@@ -1,4 +1,4 @@
-"""The 24 orientations that rotations by 90 degrees give a cube, never a mirror image; and predictions averaged over some of them."""
+"""The 24 orientations that rotations by 90 degrees give a cube, never a mirror image; and what predictions in some of them have in common."""
 from collections.abc import Callable
 
 import numpy as np
@@ -6,6 +6,8 @@ import numpy as np
 # How many orientations an average takes, and which: the identity; with it a third of a turn about the diagonal, so that no axis stays where it is;
 # the identity and the half turns about z, y and x (a group, as the 24 are); or all.
 AVERAGES = {1: (0,), 2: (0, 5), 4: (0, 2, 8, 10), 24: tuple(range(24))}
+
+FAINT = 0.05  # of a protein's 95th percentile: a window with nothing above it is not worth a second look
 
 
 def rotated(cube: np.ndarray, rotation: int) -> np.ndarray:
@@ -27,11 +29,29 @@ def averaged(predict: Callable[[np.ndarray], np.ndarray], count: int) -> Callabl
     if count == 1:
         return predict
 
-    def average(windows: np.ndarray) -> np.ndarray:
-        predictions = []
-        for rotation in AVERAGES[count]:
-            turned = predict(np.stack([rotated(w, rotation) for w in windows]))
-            predictions.append(np.stack([rotated_back(p, rotation) for p in turned]))
-        return np.mean(predictions, axis=0)
+    return lambda windows: np.mean([_predicted(predict, windows, rotation) for rotation in AVERAGES[count]], axis=0)
 
-    return average
+
+def agreed(predict: Callable[[np.ndarray], np.ndarray], count: int) -> Callable[[np.ndarray], np.ndarray]:
+    """`averaged`, with the geometric mean of densities (below 0: 0): what a network sees in one orientation alone, it has made of noise.
+
+    Where the first orientation shows nothing but what is FAINT, the others are not asked.
+    """
+    if count == 1:
+        return predict
+
+    def agree(windows: np.ndarray) -> np.ndarray:
+        first = np.maximum(_predicted(predict, windows, AVERAGES[count][0]), 0)
+        if first.max() < FAINT:
+            return first
+        result = first ** (1 / count)  # roots before the product: it would leave the range of float32
+        for rotation in AVERAGES[count][1:]:
+            result *= np.maximum(_predicted(predict, windows, rotation), 0) ** (1 / count)
+        return result
+
+    return agree
+
+
+def _predicted(predict: Callable[[np.ndarray], np.ndarray], windows: np.ndarray, rotation: int) -> np.ndarray:
+    """The prediction for windows shown in an orientation, turned back."""
+    return np.stack([rotated_back(p, rotation) for p in predict(np.stack([rotated(w, rotation) for w in windows]))])

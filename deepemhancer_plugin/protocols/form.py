@@ -145,8 +145,8 @@ def _after(form):
         helix.addParam(name, params.FloatParam, allowsNull=True, expertLevel=params.LEVEL_ADVANCED, label=label)
     group.addParam("averageOver", params.EnumParam, choices=["automatic", *map(str, AVERAGES[1:])], default=0, expertLevel=params.LEVEL_ADVANCED,
                    label="Orientations to average",
-                   help="Each part of the map is shown to the network in so many orientations, and what it makes of them is averaged: so many "
-                        "times slower, and less dependent on how the map happens to lie.\n"
+                   help="Each part of the map is shown to the network in so many orientations: up to so many times slower, and less dependent on "
+                        "how the map happens to lie. With embedded weights what all of them see is kept, with the others they are averaged.\n"
                         "*automatic*: 2 with embedded weights, otherwise 1.")
     group.addParam("checkTrust", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED, label="Compare with the half maps?",
                    condition="useHalfMapsInsteadVol",
