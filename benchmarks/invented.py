@@ -1,6 +1,6 @@
 """Detail that an embedded model might invent: from noise, beyond a low-pass, in the place of a removed chain, or by the map's orientation.
 
-    python benchmarks/invented.py [--structures DIR] [--variant NAME] [--maps N] [--average 1|2|4|24] [--output FILE.md]
+    python benchmarks/invented.py [--structures DIR] [--variant NAME] [--maps N] [--draws N] [--average 1|2|4|24] [--output FILE.md]
 
 DIR: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins. The
 variant masked gets a mask of the molecule with 6 A round it, of noise alone a ball of half the box.
@@ -56,6 +56,7 @@ def main() -> int:
     p.add_argument("--variant", default="tightTarget", help="of the embedded weights")
     p.add_argument("--weights", help="a file, instead")
     p.add_argument("--maps", type=int, default=3, help="molecules for each question but noise")
+    p.add_argument("--draws", type=int, default=3, help="of every noise (default: %(default)s)")
     p.add_argument("--average", type=int)
     p.add_argument("--output")
     a = p.parse_args()
@@ -73,16 +74,20 @@ def main() -> int:
     chosen = sorted(molecules(a.structures), key=lambda m: len(m[1]))
     chosen = [chosen[int(i)] for i in np.linspace(0, len(chosen) * 0.6, a.maps)]
     lines = ["## Noise alone, as a single map", "",
-             "99.9th percentile and maximum of the output, in percent of the 95th percentile inside a protein.", "",
+             f"99.9th percentile and maximum of the output, in percent of the 95th percentile inside a protein: the largest of {a.draws} draws.", "",
              "| amplitude ~ frequency^ | B (A^2) | A/voxel | outside the sphere | 99.9th percentile (%) | maximum (%) |",
              "|---|---|---|---|---|---|"]
     worst = 0.0
     for i, (exponent, b, rate, sphere) in enumerate(NOISES):
-        made = simulate(chosen[0][1], Conditions(resolution=3.5, noise_exponent=exponent, b_factor=b, sampling_rate=rate, box=int(96 / rate),
-                                                 sphere=sphere), i)
-        out = run([(made.half1 - made.half2) / 2], ball(made.model.shape), rate) / np.percentile(made.target[made.mask > 0.5], 95) * 100
-        worst = max(worst, float(np.percentile(out, 99.9)))
-        lines.append(f"| {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {np.percentile(out, 99.9):.1f} | {out.max():.1f} |")
+        conditions = Conditions(resolution=3.5, noise_exponent=exponent, b_factor=b, sampling_rate=rate, box=int(96 / rate), sphere=sphere)
+        made_of_it = []
+        for draw in range(a.draws):
+            made = simulate(chosen[0][1], conditions, i + 100 * draw)
+            out = run([(made.half1 - made.half2) / 2], ball(made.model.shape), rate) / np.percentile(made.target[made.mask > 0.5], 95) * 100
+            made_of_it.append((np.percentile(out, 99.9), out.max()))
+        strong, largest = np.max(made_of_it, axis=0)
+        worst = max(worst, strong)
+        lines.append(f"| {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {strong:.1f} | {largest:.1f} |")
         print(lines[-1], flush=True)
     lines += ["", f"Largest 99.9th percentile: {worst:.1f} %.", "", "## Low-passed half maps", "",
               "FSC of the output with the model's own map, in its soft mask: where it falls under 0.5, and its largest value from 1.2 times the "
