@@ -64,8 +64,8 @@ def main() -> int:
     model = load_file(a.weights) if a.weights else load_embedded(a.variant)
     warnings.simplefilter("ignore", MapWarning)
 
-    def run(maps: list[np.ndarray], mask: np.ndarray, rate: float = 1.0) -> np.ndarray:
-        options = Options(average=a.average, mask=mask if model.normalization == "mask" else None)
+    def run(maps: list[np.ndarray], mask: np.ndarray, rate: float = 1.0, **chosen) -> np.ndarray:
+        options = Options(average=a.average, mask=mask if model.normalization == "mask" else None, **chosen)
         return enhance([m.copy() for m in maps], rate, model, where, options).data
 
     def halves(made: Simulated) -> list[np.ndarray]:
@@ -74,22 +74,26 @@ def main() -> int:
     chosen = sorted(molecules(a.structures), key=lambda m: len(m[1]))
     chosen = [chosen[int(i)] for i in np.linspace(0, len(chosen) * 0.6, a.maps)]
     lines = ["## Noise alone, as a single map", "",
-             f"99.9th percentile and maximum of the output, in percent of the 95th percentile inside a protein: the largest of {a.draws} draws.", "",
-             "| amplitude ~ frequency^ | B (A^2) | A/voxel | outside the sphere | 99.9th percentile (%) | maximum (%) |",
-             "|---|---|---|---|---|---|"]
-    worst = 0.0
+             f"99.9th percentile and maximum of the output, in percent of the 95th percentile inside a protein: the largest of {a.draws} draws. "
+             "A map in which the network sees no molecule comes out empty: the percentages are those of what it made before that.", "",
+             "| amplitude ~ frequency^ | B (A^2) | A/voxel | outside the sphere | 99.9th percentile (%) | maximum (%) | come out empty |",
+             "|---|---|---|---|---|---|---|"]
+    worst = left = 0.0
     for i, (exponent, b, rate, sphere) in enumerate(NOISES):
         conditions = Conditions(resolution=3.5, noise_exponent=exponent, b_factor=b, sampling_rate=rate, box=int(96 / rate), sphere=sphere)
         made_of_it = []
         for draw in range(a.draws):
             made = simulate(chosen[0][1], conditions, i + 100 * draw)
-            out = run([(made.half1 - made.half2) / 2], ball(made.model.shape), rate) / np.percentile(made.target[made.mask > 0.5], 95) * 100
-            made_of_it.append((np.percentile(out, 99.9), out.max()))
-        strong, largest = np.max(made_of_it, axis=0)
+            noise, unit = (made.half1 - made.half2) / 2, np.percentile(made.target[made.mask > 0.5], 95) / 100
+            out, made_up = (run([noise], ball(noise.shape), rate, amplitudes=raised) / unit for raised in (True, False))
+            made_of_it.append((np.percentile(made_up, 99.9), made_up.max(), not out.any()))
+            left = max(left, float(np.percentile(out, 99.9)))
+        strong, largest = np.max(made_of_it, axis=0)[:2]
         worst = max(worst, strong)
-        lines.append(f"| {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {strong:.1f} | {largest:.1f} |")
+        lines.append(f"| {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {strong:.1f} | {largest:.1f} | "
+                     f"{sum(empty for *_, empty in made_of_it)} of {a.draws} |")
         print(lines[-1], flush=True)
-    lines += ["", f"Largest 99.9th percentile: {worst:.1f} %.", "", "## Low-passed half maps", "",
+    lines += ["", f"Largest 99.9th percentile: {worst:.1f} %; of what comes out: {left:.1f} %.", "", "## Low-passed half maps", "",
               "FSC of the output with the model's own map, in its soft mask: where it falls under 0.5, and its largest value from 1.2 times the "
               "cut's frequency on.", "", "| map | cut (A) | FSC-0.5 (A) | largest FSC beyond |", "|---|---|---|---|"]
     for name, molecule in chosen:

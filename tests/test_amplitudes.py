@@ -4,7 +4,7 @@ import pytest
 from scipy import fft
 
 from deepemhancer_plugin.core import spectrum
-from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, faded, raised
+from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, faded, raised, sees_molecule
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
 
@@ -50,9 +50,12 @@ def test_what_is_empty_stays_empty_and_nothing_is_negative(truth):
     assert not raised(np.zeros((20, 24, 22), np.float32)).any()
 
 
-def test_what_was_made_of_noise_is_not_raised(truth):
-    faint = np.float32(0.3 / truth.max()) * truth
-    np.testing.assert_array_equal(raised(faint), faint)
+def test_a_molecule_is_a_body_of_its_size(truth):
+    assert sees_molecule(truth) and sees_molecule(np.float32(0.4) * truth)
+    assert not sees_molecule(np.float32(0.09 / truth.max()) * truth)
+    pieces = np.zeros_like(truth)  # as much density, nowhere together
+    pieces[::2, ::2, ::2] = 1
+    assert np.count_nonzero(pieces) > 3000 and not sees_molecule(pieces) and not sees_molecule(np.zeros_like(truth))
 
 
 def test_no_shell_between_15_and_8_angstrom_leaves_the_amplitudes():

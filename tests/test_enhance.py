@@ -82,8 +82,11 @@ def test_single_map_of_noise_of_any_colour_gives_next_to_nothing(made, model, wh
     edge = made.half1.shape[0]
     k = np.sqrt(sum(f**2 for f in np.meshgrid(np.fft.fftfreq(edge), np.fft.fftfreq(edge), np.fft.rfftfreq(edge), indexing="ij")))
     spectrum = np.fft.rfftn(np.random.default_rng(1).standard_normal((edge,) * 3)) * np.maximum(k, 0.5 / edge) ** exponent
-    output = enhance([np.fft.irfftn(spectrum, s=(edge,) * 3).astype(np.float32)], 1.0, model, where).data
-    assert np.percentile(output, 99.9) < 0.02 * np.percentile(made.target[made.mask > 0.5], 95)
+    noise = np.fft.irfftn(spectrum, s=(edge,) * 3).astype(np.float32)
+    made_up = enhance([noise.copy()], 1.0, model, where, Options(amplitudes=False)).data
+    assert 0 < np.percentile(made_up, 99.9) < 0.02 * np.percentile(made.target[made.mask > 0.5], 95)
+    with pytest.warns(MapWarning, match="sees no molecule"):
+        assert not enhance([noise], 1.0, model, where).data.any()
 
 
 def test_nothing_finer_comes_out_than_went_in(model, where):

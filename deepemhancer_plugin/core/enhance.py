@@ -35,7 +35,7 @@ class Options:
     classic     the original program's own steps, voxel by voxel (official weights only)
     average     1, 2, 4 or 24: each window is shown in so many orientations (orientations.py); None: as the weights need it
     symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
-    amplitudes  raised where the embedded network lets them fade (amplitudes.py)
+    amplitudes  raised where the embedded network lets them fade; a single map in which it sees no molecule comes out empty (amplitudes.py)
     band_limit  where the input was low-passed, the output ends there too: what the network puts beyond is a guess (not with `classic`)
     """
     noise: str | NoiseStats = "auto"
@@ -105,7 +105,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         del inputs
         lap("network")
         if options.amplitudes and model.fades:
-            volume = amplitudes.raised(volume)
+            volume = _raised(volume, curve is None)
         volume = resample(volume, shape)
         if options.symmetry:
             volume, agreement = _symmetrized(volume, options.symmetry, sampling_rate, tell)
@@ -133,6 +133,17 @@ def _nothing_but_noise(curve: np.ndarray) -> bool:
     warnings.warn(f"the half maps agree nowhere (FSC at most {means.max():.2f}): they hold nothing but noise, and the output is empty", MapWarning,
                   stacklevel=2)
     return True
+
+
+def _raised(volume: np.ndarray, single: bool) -> np.ndarray:
+    """The embedded network's output with its amplitudes raised; what holds no molecule as it is, of a single map empty with a MapWarning."""
+    if amplitudes.sees_molecule(volume):
+        return amplitudes.raised(volume)
+    if single:  # of half maps the FSC tells more
+        warnings.warn("the network sees no molecule in this map: the output is empty; half maps would tell whether it holds nothing but noise",
+                      MapWarning, stacklevel=3)
+        volume[:] = 0
+    return volume
 
 
 def _check(model: Model, options: Options) -> None:
