@@ -23,7 +23,7 @@ from deepemhancer_plugin.core.synthetic import build_protein
 
 def particle(molecule: Molecule, edge: int) -> list[np.ndarray]:
     """Half maps (edge, edge, edge) at 1 A/voxel, the middle half of the edge filled with copies of the molecule."""
-    made = simulate(molecule, Conditions(resolution=3.5, box=64), 0, workers=2)
+    made = simulate(molecule, Conditions(resolution=3.5, box=64, sphere=False), 0, workers=2)
     noise = (made.half1 - made.half2) / np.float32(np.sqrt(2))
     middle = (slice(edge // 4, edge // 4 + edge // 2),) * 3
     halves = []
