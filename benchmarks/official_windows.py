@@ -70,7 +70,7 @@ def plain_model(nodes):
     return keras.Model(values[nodes[0].name], values[nodes[-1].name])
 
 
-def test_map():
+def ball_in_noise():
     """Noise of standard deviation 0.1 and, in the middle, density of about 1: what the network gets after normalisation."""
     rng = np.random.default_rng(0)
     z, y, x = np.indices((BOX,) * 3) - BOX / 2
@@ -95,7 +95,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as directory:
         official = load_official(write_published(os.path.join(directory, "deepEMhancer_benchmark.hd5")))
-    volume, tile, stride = test_map(), official.tile, official.stride
+    volume, tile, stride = ball_in_noise(), official.tile, official.stride
     plain = plain_model(official.nodes)
     predictors = {precision: official.predictor(precision) for precision in PRECISIONS}
 

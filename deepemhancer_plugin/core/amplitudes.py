@@ -6,8 +6,9 @@ are about C^3 times. The true amplitudes of a molecule's map hardly differ from 
 its have faded. Both tables are measured on structures held out of training (benchmarks/amplitudes.py).
 """
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 
+from deepemhancer_plugin.core.cleaning import components
 from deepemhancer_plugin.core.spectrum import multiply, power, shell_width
 
 BAND = 1 / 15, 1 / 8  # 1/A: where the output is as good as certain; amplitudes are relative to its there
@@ -18,7 +19,7 @@ EXPECTED = np.array([0.704, 0.587, 0.541, 0.536, 0.584, 0.574, 0.489, 0.397, 0.3
 FADED = np.array([0.00, 0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.15, 0.21, 0.30, 0.40, 0.52, 0.70, 0.90, 1.00])
 GAIN = np.array([0.00, 1.00, 2.00, 3.00, 4.20, 4.20, 4.00, 3.10, 2.60, 2.04, 1.70, 1.38, 1.20, 1.07, 1.00])
 NOTHING = 0.01  # of a protein's 95th percentile: what the network puts lower is solvent, and stays empty
-DENSE, MOLECULE = 0.1, 3000  # so high, and so many A^3 that hang together, is the least that a molecule has; what is made of noise is less
+DENSE, MOLECULE = 0.1, 3000  # so high, and so many A^3 that hang together, is the least that a molecule has; what tightTarget makes of noise has less
 
 
 def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -36,8 +37,7 @@ def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def sees_molecule(volume: np.ndarray) -> bool:
     """Whether the network's output (z, y, x) at 1 A/voxel holds a body of a molecule's size. Proteins of 12 kDa have 16,000 A^3 that are DENSE."""
-    dense = volume > DENSE
-    return bool(np.count_nonzero(dense) >= MOLECULE and np.bincount(ndimage.label(dense)[0].ravel())[1:].max() >= MOLECULE)
+    return bool(components(volume > DENSE)[1].max() >= MOLECULE)
 
 
 def raised(volume: np.ndarray) -> np.ndarray:

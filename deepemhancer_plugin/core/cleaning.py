@@ -50,11 +50,7 @@ def remove_small_components(volume: np.ndarray, fraction: float, sampling_rate: 
     if not 0 <= fraction <= 1:
         raise InputError(f"cleaning strength {fraction:g}: between 0 (nothing is removed) and 1 is needed")
     threshold = 0.5 * (_otsu(volume) + _inner_mean(volume))
-    labels, count = ndimage.label(ndimage.grey_closing(volume, _CLOSING) >= threshold, _NEIGHBOURS)
-    sizes = np.zeros(count + 1, np.int64)
-    for planes in np.array_split(labels, max(1, len(labels) // 32)):  # bincount makes 8 bytes of each label that it is given
-        sizes += np.bincount(planes.ravel(), minlength=count + 1)
-    sizes[0] = 0
+    labels, sizes = components(ndimage.grey_closing(volume, _CLOSING) >= threshold, _NEIGHBOURS)
     small = sizes < fraction * sizes.sum()
     small[0] = False
     removed = int(sizes[small].sum())
@@ -64,6 +60,19 @@ def remove_small_components(volume: np.ndarray, fraction: float, sampling_rate: 
     for plane, plane_labels in zip(cleaned, labels, strict=True):
         plane[small[plane_labels]] = lowest
     return cleaned, result
+
+
+def components(density: np.ndarray, neighbours: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (z, y, x) of the connected components of a boolean map, 0 outside, and how many voxels each has (0 for the outside).
+
+    `neighbours`: the structuring element (3, 3, 3) that connects voxels; None: their faces do.
+    """
+    labels, count = ndimage.label(density, neighbours)
+    sizes = np.zeros(count + 1, np.int64)
+    for planes in np.array_split(labels, max(1, len(labels) // 32)):  # bincount makes 8 bytes of each label that it is given
+        sizes += np.bincount(planes.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return labels, sizes
 
 
 def _otsu(volume: np.ndarray) -> float:
