@@ -43,8 +43,8 @@ def particle(shape=SHAPE, rate=RATE, seed=1):
     z, y, x = np.indices(shape) * rate
     centre = np.array(shape) * rate / 2
     signal = np.zeros(shape)
-    for angle in np.linspace(0, 4 * np.pi, 30):  # a helix along z, 8 A wide
-        at = np.add(centre, [(angle / (4 * np.pi) - 0.5) * 24, 8 * np.sin(angle), 8 * np.cos(angle)])
+    for turn in np.linspace(-1.75, 1.75, 70):  # a helix along z of 10 A radius and 12 A pitch
+        at = np.add(centre, [12 * turn, 10 * np.sin(2 * np.pi * turn), 10 * np.cos(2 * np.pi * turn)])
         signal += np.exp(-((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) / (2 * 2.0 ** 2))
     halves = [(signal + rng.normal(0, 0.1, shape)).astype(np.float32) for _ in range(2)]
     return (*halves, signal > 0.1)
