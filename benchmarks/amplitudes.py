@@ -1,4 +1,5 @@
-"""How far the embedded network's amplitudes fade, on half maps simulated from structures held out of training: the tables of core/amplitudes.py.
+"""How far the embedded network's amplitudes fade, on half maps simulated from structures held out of training: the tables of core/amplitudes.py,
+and what its two steps, raised amplitudes and a share of the data, do to the metrics of these maps.
 
     python benchmarks/amplitudes.py --structures DIR [--variant NAME] [--maps N] [--output FILE.md]
 
@@ -11,19 +12,24 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from quality import COLUMNS, LOWER_IS_BETTER, SCORED_ATOMS, measured
 from scipy import fft
 
 from deepemhancer_plugin.core import spectrum
-from deepemhancer_plugin.core.amplitudes import BAND, EXPECTED, FADED, FREQUENCIES, GAIN
+from deepemhancer_plugin.core.amplitudes import BAND, EXPECTED, FADED, FREQUENCIES, GAIN, raised, with_data
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.embedded import load_embedded, load_file
 from deepemhancer_plugin.core.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.evaluation import soft_mask
+from deepemhancer_plugin.core.evaluation.modelmap import least_ordered, mask_of
+from deepemhancer_plugin.core.evaluation.qscore import sample
+from deepemhancer_plugin.core.evaluation.report import Truth
 from deepemhancer_plugin.core.simulation import random_conditions, read_molecule, simulate
 from deepemhancer_plugin.core.training.command import split_structures
 
 GRID = np.arange(0.03, 0.48, 0.01)  # 1/A
+SHARES = (0.1, 0.15, 0.2, 0.3)  # of the data
 LARGEST_BOX = 180                   # voxels: a larger map has no other amplitudes
 
 
@@ -38,13 +44,21 @@ def main() -> int:
     warnings.simplefilter("ignore", MapWarning)
     model, where = load_file(a.weights) if a.weights else load_embedded(a.variant), select_devices(None)
     found = []
+    steps: dict[str, list[np.ndarray]] = {}
     files = split_structures(Path(a.structures))["validation"]
     for i, file in enumerate(files[::max(1, len(files) // a.maps)]):
         made = simulate(read_molecule(file), random_conditions(np.random.default_rng([2, i]), typical=True), i, workers=2)
         shape = made.model.shape
         if max(shape) > LARGEST_BOX:
             continue
+        data = (made.half1 + made.half2) / 2
         output = enhance([made.half1, made.half2], 1.0, model, where, Options(amplitudes=False)).data
+        truth = Truth(made.model, soft_mask(made.model, 1.0), mask_of(made.molecule[least_ordered(made.observed)], shape, 1.0),
+                      made.molecule.positions, sample(len(made.molecule), SCORED_ATOMS // 5, i))
+        stages = {"mean of halves": data, "the network's output": output, "raised": raised(output)}
+        stages |= {f"raised, and {share:.0%} of the data": with_data(raised(output), data, share) for share in SHARES}
+        for step, volume in stages.items():
+            steps.setdefault(step, []).append(measured(volume, truth, 1.0))
         ours, true = fft.rfftn(output, workers=-1), fft.rfftn(made.model * soft_mask(made.model, 1.0), workers=-1)
         cross = spectrum.radial_mean((ours * true.conj()).real, shape)
         shells = np.arange(len(cross)) * spectrum.shell_width(shape, 1.0)
@@ -74,6 +88,12 @@ def main() -> int:
         if inside.any():
             cells = [*np.percentile(gain[inside], (10, 50, 90)), np.interp(np.median(ratio[inside]), FADED, GAIN), np.median(correlation[inside])]
             lines.append(f"| {low:.2f}-{high:.2f} | {inside.sum()} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
+    lines += ["", "## What the steps do", "", "Means over the maps, and the worst of a map against the network's output with raised amplitudes.", "",
+              "| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    better = np.where(LOWER_IS_BETTER, -1, 1)
+    for step, rows in steps.items():
+        worst = (better * (np.array(rows) - steps["raised"])).min(0) * better
+        lines.append(f"| {step} | " + " | ".join(f"{m:.3f} ({w:+.3f})" for m, w in zip(np.mean(rows, axis=0), worst, strict=True)) + " |")
     text = "\n".join(lines) + "\n"
     print(text)
     if a.output:

@@ -1,10 +1,10 @@
-"""Raised amplitudes: the tables, what is left alone, and a map whose truth is known."""
+"""Raised amplitudes and the share of the data: the tables, what is left alone, and a map whose truth is known."""
 import numpy as np
 import pytest
-from scipy import fft
+from scipy import fft, ndimage
 
 from deepemhancer_plugin.core import spectrum
-from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, faded, raised, sees_molecule
+from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, SHARE, faded, raised, sees_molecule, with_data
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
 
@@ -61,3 +61,28 @@ def test_a_molecule_is_a_body_of_its_size(truth):
 def test_no_shell_between_15_and_8_angstrom_leaves_the_amplitudes():
     small = np.random.default_rng(0).random((6, 6, 6), dtype=np.float32) + 1
     np.testing.assert_allclose(raised(small), small, rtol=1e-5)
+
+
+def test_the_data_come_back_where_the_network_saw_nothing(truth):
+    inside = np.argwhere(ndimage.binary_erosion(truth > 0.1, iterations=2))[100]
+    hole = np.sum((np.indices(truth.shape) - inside[:, None, None, None]) ** 2, axis=0) < 3**2
+    enhanced = np.where(hole, 0, truth)
+    noise = np.random.default_rng(3).normal(0, 0.1, truth.shape).astype(np.float32)
+    result = with_data(enhanced.copy(), 20 * (truth + noise))
+    assert np.corrcoef(result[hole], truth[hole])[0, 1] > 0.5
+    dense = enhanced > 0.1
+    assert np.percentile((result - enhanced)[dense], 95) == pytest.approx(SHARE * np.percentile(enhanced[dense], 95), rel=0.05)
+    far = ndimage.distance_transform_edt(~dense) > 9  # A
+    np.testing.assert_array_equal(result[far], enhanced[far])
+    assert result.min() == 0 and result.dtype == np.float32
+
+
+def test_the_share_has_no_unit(truth):
+    data = truth + np.random.default_rng(4).normal(0, 0.1, truth.shape).astype(np.float32)
+    np.testing.assert_allclose(with_data(truth.copy(), 1000 * data), with_data(truth.copy(), data.copy()), atol=1e-4)
+
+
+def test_no_body_no_data(truth):
+    faint = np.float32(0.09 / truth.max()) * truth
+    np.testing.assert_array_equal(with_data(faint.copy(), truth.copy()), faint)
+    np.testing.assert_array_equal(with_data(truth.copy(), np.zeros_like(truth)), truth)

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from deepemhancer_plugin.core.orientations import AVERAGES, FAINT, agreed, averaged, rotated, rotated_back
+from deepemhancer_plugin.core.orientations import AVERAGES, FAINT, FEW, agreed, averaged, rotated, rotated_back
 
 COORDINATES = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1)
 
@@ -67,14 +67,17 @@ def test_orientations_agree_by_the_geometric_mean(count):
 
 
 def test_a_window_where_nothing_is_seen_is_not_shown_again():
+    assert 1 / 16**3 < FEW < 2 / 16**3
     asked = []
 
     def predict(windows):
         asked.append(len(windows))
         return windows
 
-    faint = np.full((2, 4, 4, 4), 0.9 * FAINT, np.float32)
+    faint = np.full((2, 16, 16, 16), 0.9 * FAINT, np.float32)
     faint[0, 0, 0, 0] = -1
+    faint[1, 0, 0, 0] = 1
     assert np.array_equal(agreed(predict, 2)(faint), np.maximum(faint, 0)) and asked == [2]
-    agreed(predict, 2)(2 * faint)
+    faint[1, 0, 0, 1] = 1
+    agreed(predict, 2)(faint)
     assert asked == [2, 2, 2]

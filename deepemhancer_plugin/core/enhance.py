@@ -102,10 +102,12 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         del volume
         lap("prepare")
         volume = _in_windows(inputs, model, precision, options, where, tell)
+        data = np.ascontiguousarray(inputs[..., 0]) if options.amplitudes and model.fades else None
         del inputs
         lap("network")
-        if options.amplitudes and model.fades:
-            volume = _raised(volume, curve is None)
+        if data is not None:
+            volume = _raised(volume, data, curve is None)
+            del data
         volume = resample(volume, shape)
         if options.symmetry:
             volume, agreement = _symmetrized(volume, options.symmetry, sampling_rate, tell)
@@ -135,10 +137,13 @@ def _nothing_but_noise(curve: np.ndarray) -> bool:
     return True
 
 
-def _raised(volume: np.ndarray, single: bool) -> np.ndarray:
-    """The embedded network's output with its amplitudes raised; what holds no molecule as it is, of a single map empty with a MapWarning."""
+def _raised(volume: np.ndarray, compressed: np.ndarray, single: bool) -> np.ndarray:
+    """The embedded network's output with its amplitudes raised and a share of its first channel, the arcsinh of the map.
+
+    What holds no molecule stays as it is, of a single map empty with a MapWarning.
+    """
     if amplitudes.sees_molecule(volume):
-        return amplitudes.raised(volume)
+        return amplitudes.with_data(amplitudes.raised(volume), np.sinh(compressed, out=compressed))
     if single:  # of half maps the FSC tells more
         warnings.warn("the network sees no molecule in this map: the output is empty; half maps would tell whether it holds nothing but noise",
                       MapWarning, stacklevel=3)
