@@ -35,7 +35,8 @@ class Options:
     classic     the original program's own steps, voxel by voxel (official weights only)
     average     1, 2, 4 or 24: each window is shown in so many orientations (orientations.py); None: as the weights need it
     symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
-    amplitudes  raised where the embedded network lets them fade; a single map in which it sees no molecule comes out empty (amplitudes.py)
+    amplitudes  raised where the embedded network lets them fade, and a share of the data added (amplitudes.py); a single map in which the network
+                sees no molecule comes out empty
     band_limit  where the input was low-passed, the output ends there too: what the network puts beyond is a guess (not with `classic`)
     """
     noise: str | NoiseStats = "auto"
