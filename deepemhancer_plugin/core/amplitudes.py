@@ -12,7 +12,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from deepemhancer_plugin.core.cleaning import components
-from deepemhancer_plugin.core.spectrum import flattening_gain, multiply, power, shell_width
+from deepemhancer_plugin.core.spectrum import less_steep, multiply, power, shell_width
 
 BAND = 1 / 15, 1 / 8  # 1/A: where the output is as good as certain; amplitudes are relative to its there
 # Amplitudes of the map of an atomic model in its mask, at FREQUENCIES in 1/A. Half the distance of the 10th and 90th percentile is 3 to 11 %.
@@ -64,10 +64,7 @@ def with_data(volume: np.ndarray, data: np.ndarray, share: float = SHARE) -> np.
     body = volume > DENSE
     if not body.any():
         return volume
-    spectrum = fft.rfftn(data, workers=-1)
-    spectrum[0, 0, 0] = 0
-    multiply(spectrum, np.sqrt(flattening_gain(power(spectrum, data.shape), shell_width(data.shape, 1.0))), data.shape)
-    data = fft.irfftn(spectrum, s=data.shape, workers=-1).astype(np.float32, copy=False)
+    data = less_steep(data, 0.5).astype(np.float32, copy=False)
     level = np.percentile(data[body], 95)
     if level > 0:
         data *= np.float32(share * np.percentile(volume[body], 95) / level)

@@ -128,6 +128,14 @@ def flattening_gain(map_power: np.ndarray, width: float) -> np.ndarray:
     return gain
 
 
+def less_steep(volume: np.ndarray, degree: float, workers: int = -1) -> np.ndarray:
+    """The map (z, y, x) at 1 A/voxel without its mean, its radial amplitudes flattened (`flattening_gain`) to a degree: 0 not at all, 1 wholly."""
+    spectrum = fft.rfftn(volume, workers=workers)
+    spectrum[0, 0, 0] = 0
+    multiply(spectrum, flattening_gain(power(spectrum, volume.shape), shell_width(volume.shape, 1.0)) ** degree, volume.shape)
+    return fft.irfftn(spectrum, s=volume.shape, workers=workers)
+
+
 def flattened(volume: np.ndarray, workers: int = -1) -> np.ndarray:
     """The map (z, y, x) at 1 A/voxel with flat radial amplitudes (see `flattening_gain`), its strong voxels about one.
 
@@ -136,11 +144,7 @@ def flattened(volume: np.ndarray, workers: int = -1) -> np.ndarray:
 
     The scale is sqrt(<x^4> / <x^2>), which hardly depends on how much solvent is in the box.
     """
-    spectrum = fft.rfftn(volume, workers=workers)
-    spectrum[0, 0, 0] = 0
-    gain = flattening_gain(power(spectrum, volume.shape), shell_width(volume.shape, 1.0))
-    multiply(spectrum, gain, volume.shape)
-    result = fft.irfftn(spectrum, s=volume.shape, workers=workers)
+    result = less_steep(volume, 1, workers)
     largest = float(np.abs(result).max())
     if largest > 0:
         result *= np.float32(1 / largest)  # whatever the unit, the fourth power does not underflow
