@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepemhancer_plugin.core.resampling import resample, resampled_shape
+from deepemhancer_plugin.core.resampling import resample, resample_density, resampled_shape
 
 sides = st.integers(1, 13)
 shapes = st.tuples(sides, sides, sides)
@@ -78,3 +78,19 @@ def test_wave_at_the_coarser_nyquist_keeps_its_amplitude(old, new):
     wave = [np.cos(2 * np.pi * 6 * np.arange(n) / n) for n in (old, new)]
     result = resample(np.broadcast_to(wave[0][:, None, None], (old, 3, 4)), (new, 3, 4), 1)
     np.testing.assert_allclose(result, np.broadcast_to(wave[1][:, None, None], (new, 3, 4)), atol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.tuples(*[st.integers(20, 30)] * 3), st.tuples(*[st.integers(12, 45)] * 3), st.tuples(*[st.integers(0, 29)] * 3))
+def test_solvent_of_resampled_density_is_empty_and_the_rest_as_resampled(old, new, corner):
+    """A block of 4^3 voxels anywhere in the periodic box; distances on each axis, in voxels of the coarser grid."""
+    index = [(np.arange(c, c + 4) % n) for c, n in zip(corner, old, strict=True)]
+    volume = np.zeros(old, np.float32)
+    volume[np.ix_(*index)] = 1
+    result, plain = resample_density(volume, new), resample(volume, new)
+    away = np.zeros(new)
+    for axis, (inside, a, b) in enumerate(zip(index, old, new, strict=True)):
+        d = np.abs(np.arange(b)[:, None] * a / b - inside)
+        away = np.maximum(away, (np.minimum(d, a - d).min(1) / max(1, a / b)).reshape([-1 if i == axis else 1 for i in range(3)]))
+    assert (result[away > 4] == 0).all()
+    np.testing.assert_array_equal(result[away <= 1], plain[away <= 1])

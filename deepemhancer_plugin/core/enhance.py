@@ -16,7 +16,7 @@ from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.orientations import AVERAGES, agreed, averaged
 from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
-from deepemhancer_plugin.core.resampling import resample, resampled_shape
+from deepemhancer_plugin.core.resampling import resample, resample_density, resampled_shape
 from deepemhancer_plugin.core.spectrum import band_limit, fsc, low_passed, resolution
 from deepemhancer_plugin.core.symmetry import Operator, symmetrized
 
@@ -109,7 +109,7 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         if data is not None:
             volume = _raised(volume, data, curve is None)
             del data
-        volume = resample(volume, shape)
+        volume = resample_density(volume, shape)
         if options.symmetry:
             volume, agreement = _symmetrized(volume, options.symmetry, sampling_rate, tell)
         if options.mask is not None:

@@ -1,6 +1,8 @@
 """Change of the sampling rate in Fourier space: exact for band-limited maps, no shift, the same first voxel before and after."""
+import math
+
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 WORKING_RATE = 1.0  # A/voxel, the sampling rate of the networks
 
@@ -34,3 +36,19 @@ def resample(volume: np.ndarray, shape: tuple[int, ...], workers: int = -1) -> n
         result = fft.irfft(spectrum, n=new, axis=axis, workers=workers)
         result *= np.float32(new / old)
     return np.ascontiguousarray(result, np.float32)
+
+
+def resample_density(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`resample` of density in an empty box: zero again farther than two voxels of the coarser grid from all that is not zero.
+
+    Density with borders is not band-limited: without this the ripples of what a coarser grid drops fill its solvent (at 2 A/voxel up to 4 % of
+    a protein's density 10 A away from it), and no mask is tight.
+    """
+    if volume.shape == shape:
+        return volume
+    ratio = [old / new for old, new in zip(volume.shape, shape, strict=True)]
+    near = ndimage.maximum_filter(volume != 0, [2 * math.ceil(2 * max(1.0, r)) + 1 for r in ratio], mode="wrap")
+    nearest = [np.round(np.arange(new) * r).astype(int) % old for old, new, r in zip(volume.shape, shape, ratio, strict=True)]
+    result = resample(volume, shape)
+    result[~near[np.ix_(*nearest)]] = 0
+    return result

@@ -110,7 +110,7 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
     empty = rng.random() < noise_only
     if empty:
         low, high = COLOURS
-        conditions = replace(conditions, noise_exponent=low + (high - low) * rng.random() ** 1.5)
+        conditions = replace(conditions, noise_exponent=low + (high - low) * rng.random() ** 1.5, b_factor=conditions.b_factor * rng.random())
     simulated = simulate(molecule, conditions, int(rng.integers(2**31)), target=task.target)
     rate = simulated.sampling_rate
     mean, difference, target = (simulated.half1 + simulated.half2) / 2, (simulated.half1 - simulated.half2) / 2, simulated.target
