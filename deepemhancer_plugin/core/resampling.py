@@ -41,8 +41,7 @@ def resample(volume: np.ndarray, shape: tuple[int, ...], workers: int = -1) -> n
 def resample_density(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """`resample` of density in an empty box: zero again farther than two voxels of the coarser grid from all that is not zero.
 
-    Density with borders is not band-limited: without this the ripples of what a coarser grid drops fill its solvent (at 2 A/voxel up to 4 % of
-    a protein's density 10 A away from it), and no mask is tight.
+    Density with borders is not band-limited: the ripples of what a coarser grid drops would fill its solvent, and no mask would be tight.
     """
     if volume.shape == shape:
         return volume
