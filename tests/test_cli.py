@@ -207,6 +207,17 @@ def test_signals_leave_nothing(halves, tmp_path, number, status):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("package", "arguments"), [("tensorflow", ["-i", "MAP", "-o", "out.mrc", "-g", "-1"]), ("gemmi", ["fine-tune", "--help"])])
+def test_an_environment_that_lacks_a_package_is_told_in_one_line(halves, tmp_path, package, arguments):
+    code = f"import sys; sys.modules[{package!r}] = None; from deepemhancer_plugin.core import cli; sys.exit(cli.main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *(halves[1] if a == "MAP" else a for a in arguments)], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"{sys.prefix} lacks the Python package {package}" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_imports_nothing_heavy():
     code = ("import sys; from deepemhancer_plugin.core import cli\n"
             "try:\n    cli.main(['-h'])\nexcept SystemExit:\n    pass\n"

@@ -144,6 +144,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"deepemhancer: error: {error}", file=sys.stderr, flush=True)
         return 1
+    except ImportError as error:
+        if error.name is None or error.name.startswith("deepemhancer_plugin"):
+            raise
+        print(f"deepemhancer: error: {sys.prefix} lacks the Python package {error.name} ({error}): call the deepemhancer of the environment that "
+              "computes (Scipion's does not), or pip install 'scipion-em-deepemhancer[inference]' and TensorFlow into this one",
+              file=sys.stderr, flush=True)
+        return 1
     except MemoryError:
         print("deepemhancer: error: the memory does not suffice: free some, use fewer tiles at a time (-b 1), or a larger machine",
               file=sys.stderr, flush=True)
