@@ -41,7 +41,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "one channel": ("without the flattened map", {"architecture": replace(BASE, channels=1)}),
     "MAE": ("loss without the FSC term", {"fsc_weight": 0.0}),
     "more FSC": ("MAE + 0.2 (1 - FSC)", {"fsc_weight": 0.2}),
-    "shells": ("MAE + 0.05 (1 - FSC) + 0.05 relative error of a shell", {"shell_weight": 0.05}),
+    "squares": ("MAE + 0.05 (1 - FSC) + 0.5 relative squared error", {"square_weight": 0.5}),
     "gradient": ("MAE + 0.05 (1 - FSC) + 0.3 gradient", {"gradient_weight": 0.3}),
     "published": ("the published network, loss and schedule", PUBLISHED_SETTINGS),
 }

@@ -41,7 +41,7 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
     p.add_argument("--warmup", type=int, help="steps until it is reached")
     p.add_argument("--schedule", choices=["cosine", "plateau"], help="plateau: halved after five validations without improvement")
     p.add_argument("--fscWeight", type=float, help="of the FSC term beside the mean absolute error")
-    p.add_argument("--shellWeight", type=float, help="of the relative error of each shell's amplitudes")
+    p.add_argument("--squareWeight", type=float, help="of the squared error relative to the target")
     p.add_argument("--gradientWeight", type=float, help="of the gradient's mean absolute error")
     p.add_argument("--emptyWeight", type=float, help="of the error where the target is empty")
     p.add_argument("--noiseOnly", type=float, metavar="F", help="share of the simulated volumes that hold nothing but noise")
@@ -60,9 +60,9 @@ def _flags(settings: Any) -> dict[str, Any]:
 
 
 _SETTINGS = {"steps": "steps", "batch": "batch", "edges": "edges", "rate": "rate", "warmup": "warmup", "schedule": "schedule",
-             "fscWeight": "fsc_weight", "shellWeight": "shell_weight", "gradientWeight": "gradient_weight", "emptyWeight": "empty_weight",
+             "fscWeight": "fsc_weight", "squareWeight": "square_weight", "gradientWeight": "gradient_weight", "emptyWeight": "empty_weight",
              "noiseOnly": "noise_only", "pool": "pool", "workers": "workers", "precision": "precision", "validateEvery": "validate_every"}
-_LOWEST = {"steps": 1, "minutes": 0.01, "batch": 1, "rate": 1e-9, "warmup": 0, "fscWeight": 0, "shellWeight": 0, "gradientWeight": 0,
+_LOWEST = {"steps": 1, "minutes": 0.01, "batch": 1, "rate": 1e-9, "warmup": 0, "fscWeight": 0, "squareWeight": 0, "gradientWeight": 0,
            "emptyWeight": 0, "noiseOnly": 0, "pool": 8, "workers": 1, "validateEvery": 1}
 # Of fine-tuning: a tenth of the rate and a fifth of the steps, so that what the weights know is kept; and a shorter average to match.
 FINE_TUNE = {"rate": 6e-5, "steps": 4000, "warmup": 100, "validate_every": 500, "average": 0.99}

@@ -1,9 +1,10 @@
-"""What is minimised: the published mean absolute error, the Fourier shell correlation to the target, errors of amplitude and of the gradient."""
+"""What is minimised: the published mean absolute error, the Fourier shell correlation to the target, squared errors and those of the gradient."""
 import functools
 
 import numpy as np
 
 NOTHING = 0.02  # of a target whose 95th percentile in a protein is about one
+FAINT = 2e-3    # mean square of a target from which down the squared error is hardly relative to it any more: a protein at a cube's corner
 
 
 @functools.cache
@@ -22,20 +23,20 @@ def _matrices(edge: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Loss:
-    """MAE + weight * (1 - mean FSC) + shell_weight * mean relative error of a shell + gradient_weight * mean absolute error of the gradient.
+    """MAE + weight * (1 - mean FSC) + square_weight * relative squared error + gradient_weight * mean absolute error of the gradient.
 
-    For cubes (batch, edge, edge, edge, 1); the means over the shells that the target fills.
+    For cubes (batch, edge, edge, edge, 1); the mean FSC is that over the shells that the target fills.
 
     The FSC term asks for the right detail at every resolution, where the MAE is content once the strong low frequencies are right. Shells that
-    hold less than 1e-6 of the target's strongest, and empty targets, do not count. The relative error of a shell, |prediction - target| / |target|,
-    asks for the right amplitude beside: with a correlation of C it is smallest where the prediction has C times the target's amplitude, as after
-    Wiener's filter, while the MAE, content with a median, lets uncertain detail fade more than that. The gradient is the difference of neighbouring
-    voxels along each axis; its error weighs sharp borders more. `empty_weight`: how much the absolute error counts where the target is empty
-    (under NOTHING): what little is made of noise, or of what surrounds a molecule, is next to nothing in a mean over all voxels.
+    hold less than 1e-6 of the target's strongest, and empty targets, do not count. The relative squared error of a cube, sum (prediction -
+    target)^2 / (sum target^2 + FAINT * voxels), is smallest for the mean of all that may be there, which correlates best with what is, while the
+    MAE is content with the median, in which uncertain detail fades. The gradient is the difference of neighbouring voxels along each axis; its
+    error weighs sharp borders more. `empty_weight`: how much the absolute error counts where the target is empty (under NOTHING): what little is
+    made of noise, or of what surrounds a molecule, is next to nothing in a mean over all voxels.
     """
 
-    def __init__(self, weight: float, gradient_weight: float = 0.0, empty_weight: float = 1.0, shell_weight: float = 0.0):
-        self.weight, self.gradient_weight, self.empty_weight, self.shell_weight = weight, gradient_weight, empty_weight, shell_weight
+    def __init__(self, weight: float, gradient_weight: float = 0.0, empty_weight: float = 1.0, square_weight: float = 0.0):
+        self.weight, self.gradient_weight, self.empty_weight, self.square_weight = weight, gradient_weight, empty_weight, square_weight
 
     def _transform(self, cubes):
         """Half spectra (batch, edge * edge * (edge // 2 + 1)): real and imaginary parts, by products with the DFT's matrices."""
@@ -52,7 +53,7 @@ class Loss:
         return ops.reshape(real, shape), ops.reshape(imaginary, shape)
 
     def shells(self, target, prediction):
-        """FSC, |prediction - target| / |target|, and whether the target fills the shell, 0 or 1: all (batch, shells)."""
+        """FSC, and whether the target fills the shell, 0 or 1: both (batch, shells)."""
         from keras import ops
 
         matrix = _matrices(target.shape[1])[0]
@@ -60,8 +61,7 @@ class Loss:
         cross = ops.matmul(a * c + b * d, matrix)
         first, second = ops.matmul(a * a + b * b, matrix), ops.matmul(c * c + d * d, matrix)
         filled = ops.cast(first > 1e-6 * ops.max(first, axis=1, keepdims=True) + 1e-3, "float32")
-        relative = (first + second - 2 * cross) / (first + 1e-3)
-        return cross / ops.sqrt(first * second + 1e-6), ops.sqrt(ops.maximum(relative, 1e-6)), filled
+        return cross / ops.sqrt(first * second + 1e-6), filled
 
     def __call__(self, target, prediction):
         from keras import ops
@@ -71,9 +71,12 @@ class Loss:
         if self.empty_weight != 1:
             errors = errors * ops.where(ops.abs(target) < NOTHING, self.empty_weight, 1.0)
         loss = ops.mean(errors)
-        if self.weight or self.shell_weight:
-            curve, error, filled = self.shells(target, prediction)
-            loss = loss + ops.mean(filled * (self.weight * (1 - curve) + self.shell_weight * error))
+        if self.weight:
+            curve, filled = self.shells(target, prediction)
+            loss = loss + self.weight * ops.mean(filled * (1 - curve))
+        if self.square_weight:
+            error, power = (ops.mean(ops.square(a), axis=(1, 2, 3, 4)) for a in (target - prediction, target))
+            loss = loss + self.square_weight * ops.mean(error / (power + FAINT))
         if self.gradient_weight:
             error = target - prediction
             steps = (error[:, 1:] - error[:, :-1], error[:, :, 1:] - error[:, :, :-1], error[:, :, :, 1:] - error[:, :, :, :-1])

@@ -28,7 +28,7 @@ class Settings:
     steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
     rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
     schedule          "cosine", or "plateau": halved after five validations without improvement, as published
-    fsc_weight, shell_weight, gradient_weight   of the terms beside the mean absolute error (losses.Loss)
+    fsc_weight, square_weight, gradient_weight   of the terms beside the mean absolute error (losses.Loss)
     empty_weight      of the mean absolute error where the target is empty
     pool, workers     cubes held in memory, and the processes that make them
     precision         Keras's dtype policy
@@ -46,7 +46,7 @@ class Settings:
     warmup: int = 400
     schedule: str = "cosine"
     fsc_weight: float = 0.05
-    shell_weight: float = 0.0
+    square_weight: float = 0.0
     gradient_weight: float = 0.0
     empty_weight: float = 1.0
     pool: int = 200
@@ -160,7 +160,7 @@ class Trainer:
             raise InputError(f"{start}: weights of another network ({self.network.architecture}) than the one to train ({settings.architecture}); "
                              "the same is needed")
         self.network.architecture = settings.architecture
-        self.loss = Loss(settings.fsc_weight, settings.gradient_weight, settings.empty_weight, settings.shell_weight)
+        self.loss = Loss(settings.fsc_weight, settings.gradient_weight, settings.empty_weight, settings.square_weight)
         optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
                                           ema_overwrite_frequency=None)
         # One model for each edge, all of the same weights: their shapes are known when they are compiled.
@@ -225,12 +225,12 @@ class Trainer:
         targets = targets.astype(np.float32)
         some = [i for i in range(len(targets)) if np.any(targets[i])]
         curves = [[np.asarray(ops.convert_to_numpy(a)) for a in self.loss.shells(targets[i:i + 1], predictions[i:i + 1])] for i in some]
-        shells = float(sum(filled.sum() for _, _, filled in curves))
+        shells = float(sum(filled.sum() for _, filled in curves))
         with np.errstate(invalid="ignore"):  # a prediction may be all the same
             correlations = [np.nan_to_num(np.corrcoef(targets[i].ravel(), predictions[i].ravel())[0, 1]) for i in some]
         empty = [float(np.percentile(predictions[i], 99.9)) for i in range(len(targets)) if i not in some]
         return {"mae": float(np.abs(predictions - targets).mean()),
-                "fsc": float(sum((curve * filled).sum() for curve, _, filled in curves)) / max(shells, 1.0),
+                "fsc": float(sum((curve * filled).sum() for curve, filled in curves)) / max(shells, 1.0),
                 "cc": float(np.mean(correlations)) if some else 0.0,
                 "noise": float(np.mean(empty)) if empty else 0.0}
 
