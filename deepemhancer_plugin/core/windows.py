@@ -140,9 +140,11 @@ def _share(groups: Sequence[Sequence[tuple[int, ...]]], predictors: Sequence[Pre
     def work(predictor: Predictor) -> None:
         try:
             while not stop.is_set():
-                predict(predictor, waiting.get_nowait())
-        except queue.Empty:
-            pass
+                try:
+                    group = waiting.get_nowait()
+                except queue.Empty:  # all of them are taken
+                    return
+                predict(predictor, group)
         except BaseException as error:
             failures.append(error)
             stop.set()
