@@ -147,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         if error.name is None or error.name.startswith("deepemhancer_plugin"):
             raise
-        print(f"deepemhancer: error: {sys.prefix} lacks the Python package {error.name} as it is needed ({error}): call the deepemhancer of the environment that "
-              "computes (Scipion's does not), or pip install 'scipion-em-deepemhancer[inference]' and TensorFlow into this one",
+        print(f"deepemhancer: error: {sys.prefix} lacks the Python package {error.name} as it is needed ({error}): call the deepemhancer of "
+              "the environment that computes (Scipion's does not), or pip install 'scipion-em-deepemhancer[inference]' and TensorFlow into this one",
               file=sys.stderr, flush=True)
         return 1
     except MemoryError:
