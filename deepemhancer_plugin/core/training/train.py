@@ -262,8 +262,10 @@ class Trainer:
                     self.save()
         finally:
             batches.close()
+        if self.history and self.history[-1]["step"] == self.step:
+            return  # the last step was validated already
         self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate,
-                             "loss": float(np.mean(losses)) if losses else self.history[-1]["loss"],
+                             "loss": float(np.mean(losses)),
                              "simulated": pool.filled(), **self.validate(*validation), "end": True})
         report(self.history[-1])
         self.save()
