@@ -243,7 +243,8 @@ class Trainer:
         started, before, losses = time.monotonic(), self.minutes, []
         scale = plateau(self._errors())
         try:
-            while self.step < settings.steps and self.minutes < settings.minutes:
+            ended = False
+            while not ended:
                 rate = learning_rate(settings, self.step, self.minutes) if settings.schedule == "cosine" else settings.rate * scale
                 self.optimizer.learning_rate.assign(rate)
                 inputs, targets = batches.get()
@@ -252,23 +253,16 @@ class Trainer:
                 self.minutes = before + (time.monotonic() - started) / 60
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(f"the loss became {losses[-1]} at step {self.step}; lower the learning rate")
-                if self.step % settings.validate_every == 0:
-                    entry = {"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)),
-                             "simulated": pool.filled(), **self.validate(*validation)}
+                ended, regular = self.step >= settings.steps or self.minutes >= settings.minutes, self.step % settings.validate_every == 0
+                if regular or ended:
+                    self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)),
+                                         "simulated": pool.filled(), **self.validate(*validation), **({} if regular else {"end": True})})
                     losses = []
-                    self.history.append(entry)
                     scale = plateau(self._errors())
-                    report(entry)
+                    report(self.history[-1])
                     self.save()
         finally:
             batches.close()
-        if self.history and self.history[-1]["step"] == self.step:
-            return  # the last step was validated already
-        self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate,
-                             "loss": float(np.mean(losses)),
-                             "simulated": pool.filled(), **self.validate(*validation), "end": True})
-        report(self.history[-1])
-        self.save()
 
 
 class _Averaged:
