@@ -16,7 +16,7 @@ from quality import COLUMNS, LOWER_IS_BETTER, SCORED_ATOMS, measured
 from scipy import fft
 
 from deepemhancer_plugin.core import spectrum
-from deepemhancer_plugin.core.amplitudes import BAND, EXPECTED, FADED, FREQUENCIES, GAIN, raised, with_data
+from deepemhancer_plugin.core.amplitudes import BAND, EXPECTED, FADED, FREQUENCIES, GAIN, SHARE, raised, with_data
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.embedded import load_embedded, load_file
 from deepemhancer_plugin.core.enhance import Options, enhance
@@ -29,7 +29,7 @@ from deepemhancer_plugin.core.simulation import random_conditions, read_molecule
 from deepemhancer_plugin.core.training.command import split_structures
 
 GRID = np.arange(0.03, 0.48, 0.01)  # 1/A
-SHARES = (0.1, 0.15, 0.2, 0.3)  # of the data
+MORES = (0, 0.7, 1.3, 2)  # of the data, where the output is weak and uncertain
 LARGEST_BOX = 180                   # voxels: a larger map has no other amplitudes
 
 
@@ -55,8 +55,8 @@ def main() -> int:
         output = enhance([made.half1, made.half2], 1.0, model, where, Options(amplitudes=False)).data
         truth = Truth(made.model, soft_mask(made.model, 1.0), mask_of(made.molecule[least_ordered(made.observed)], shape, 1.0),
                       made.molecule.positions, sample(len(made.molecule), SCORED_ATOMS // 5, i))
-        stages = {"mean of halves": data, "the network's output": output, "raised": raised(output)}
-        stages |= {f"raised, and {share:.0%} of the data": with_data(raised(output), data, share) for share in SHARES}
+        stages = {"mean of halves": data, "the network's output": output, "raised": raised(output)[0]}
+        stages |= {f"raised, {SHARE:.0%} of the data, up to {more:.0%} more": with_data(*raised(output), data, more) for more in MORES}
         for step, volume in stages.items():
             steps.setdefault(step, []).append(measured(volume, truth, 1.0))
         ours, true = fft.rfftn(output, workers=-1), fft.rfftn(made.model * soft_mask(made.model, 1.0), workers=-1)

@@ -4,7 +4,7 @@ import pytest
 from scipy import fft, ndimage
 
 from deepemhancer_plugin.core import spectrum
-from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, SHARE, faded, raised, sees_molecule, with_data
+from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, MORE, SHARE, WEAK, faded, raised, sees_molecule, with_data
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
 
@@ -38,16 +38,22 @@ def test_a_gain_never_lowers_what_has_not_vanished():
 
 def test_faded_detail_is_raised(truth):
     faint = np.maximum(filtered(truth, lambda k: np.exp(-40 / 4 * k**2)), 0)
-    result = raised(faint)
+    result, _ = raised(faint)
     assert np.corrcoef(result.ravel(), truth.ravel())[0, 1] > np.corrcoef(faint.ravel(), truth.ravel())[0, 1] + 0.01
-    ratio = faded(fft.rfftn(faint), faint.shape)
+    _, ratio = faded(fft.rfftn(faint), faint.shape)
     assert ratio[0] == 1 and np.all(np.diff(ratio) <= 0) and ratio[-1] < 0.5
 
 
 def test_what_is_empty_stays_empty_and_nothing_is_negative(truth):
-    result = raised(truth)
+    result, _ = raised(truth)
     assert result.dtype == np.float32 and result.min() >= 0 and not result[truth <= 0.01].any() and (truth <= 0.01).mean() > 0.5
-    assert not raised(np.zeros((20, 24, 22), np.float32)).any()
+    assert not raised(np.zeros((20, 24, 22), np.float32))[0].any()
+
+
+def test_uncertain_is_what_has_faded_at_side_chains(truth):
+    assert raised(truth)[1] < 0.2
+    assert raised(filtered(truth, lambda k: 1 - 0.6 * (k > 0.15)))[1] == pytest.approx(0.6, abs=0.1)
+    assert raised(filtered(truth, lambda k: k < 0.15))[1] == pytest.approx(1, abs=0.01)
 
 
 def test_a_molecule_is_a_body_of_its_size(truth):
@@ -60,15 +66,22 @@ def test_a_molecule_is_a_body_of_its_size(truth):
 
 def test_no_shell_between_15_and_8_angstrom_leaves_the_amplitudes():
     small = np.random.default_rng(0).random((6, 6, 6), dtype=np.float32) + 1
-    np.testing.assert_allclose(raised(small), small, rtol=1e-5)
+    result, uncertain = raised(small)
+    np.testing.assert_allclose(result, small, rtol=1e-5)
+    assert uncertain == 0
 
 
-def test_the_data_come_back_where_the_network_saw_nothing(truth):
+@pytest.fixture(scope="module")
+def hole(truth):
+    """Where a ball of 3 A radius is missing in the middle of the molecule."""
     inside = np.argwhere(ndimage.binary_erosion(truth > 0.1, iterations=2))[100]
-    hole = np.sum((np.indices(truth.shape) - inside[:, None, None, None]) ** 2, axis=0) < 3**2
+    return np.sum((np.indices(truth.shape) - inside[:, None, None, None]) ** 2, axis=0) < 3**2
+
+
+def test_the_data_come_back_where_the_network_saw_nothing(truth, hole):
     enhanced = np.where(hole, 0, truth)
     noise = np.random.default_rng(3).normal(0, 0.1, truth.shape).astype(np.float32)
-    result = with_data(enhanced.copy(), 20 * (truth + noise))
+    result = with_data(enhanced.copy(), 0.0, 20 * (truth + noise))
     assert np.corrcoef(result[hole], truth[hole])[0, 1] > 0.5
     dense = enhanced > 0.1
     assert np.percentile((result - enhanced)[dense], 95) == pytest.approx(SHARE * np.percentile(enhanced[dense], 95), rel=0.05)
@@ -77,12 +90,25 @@ def test_the_data_come_back_where_the_network_saw_nothing(truth):
     assert result.min() == 0 and result.dtype == np.float32
 
 
+@pytest.mark.parametrize("uncertain", (0.3, 0.7))
+def test_more_of_the_data_where_the_output_is_weak_and_uncertain(truth, hole, uncertain):
+    enhanced = np.where(hole, 0, truth)
+    low = ndimage.gaussian_filter(truth, 2) + 1  # positive, so that nothing is cut off at 0
+    certain, result = (with_data(enhanced.copy(), u, low) - enhanced for u in (0.0, uncertain))
+    inside = ndimage.binary_erosion(hole) & (certain > 0)
+    np.testing.assert_allclose(result[inside] / certain[inside], 1 + MORE * uncertain**2 / SHARE, rtol=1e-3)
+    half = (np.abs(enhanced - WEAK / 2) < 0.01) & (certain > 0.01)
+    assert half.sum() > 10 and np.median(result[half] / certain[half]) == pytest.approx(1 + MORE * uncertain**2 / SHARE / 2, rel=0.02)
+    strong = enhanced > WEAK
+    np.testing.assert_allclose(result[strong], certain[strong], atol=1e-5)
+
+
 def test_the_share_has_no_unit(truth):
     data = truth + np.random.default_rng(4).normal(0, 0.1, truth.shape).astype(np.float32)
-    np.testing.assert_allclose(with_data(truth.copy(), 1000 * data), with_data(truth.copy(), data.copy()), atol=1e-4)
+    np.testing.assert_allclose(with_data(truth.copy(), 0.5, 1000 * data), with_data(truth.copy(), 0.5, data.copy()), atol=1e-4)
 
 
 def test_no_body_no_data(truth):
     faint = np.float32(0.09 / truth.max()) * truth
-    np.testing.assert_array_equal(with_data(faint.copy(), truth.copy()), faint)
-    np.testing.assert_array_equal(with_data(truth.copy(), np.zeros_like(truth)), truth)
+    np.testing.assert_array_equal(with_data(faint.copy(), 0.5, truth.copy()), faint)
+    np.testing.assert_array_equal(with_data(truth.copy(), 0.5, np.zeros_like(truth)), truth)

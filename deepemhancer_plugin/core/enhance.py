@@ -144,7 +144,7 @@ def _raised(volume: np.ndarray, compressed: np.ndarray, single: bool) -> np.ndar
     What holds no molecule stays as it is, of a single map empty with a MapWarning.
     """
     if amplitudes.sees_molecule(volume):
-        return amplitudes.with_data(amplitudes.raised(volume), np.sinh(compressed, out=compressed))
+        return amplitudes.with_data(*amplitudes.raised(volume), np.sinh(compressed, out=compressed))
     if single:  # of half maps the FSC tells more
         warnings.warn("the network sees no molecule in this map: the output is empty; half maps would tell whether it holds nothing but noise",
                       MapWarning, stacklevel=3)
