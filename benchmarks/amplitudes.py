@@ -55,8 +55,9 @@ def main() -> int:
         output = enhance([made.half1, made.half2], 1.0, model, where, Options(amplitudes=False)).data
         truth = Truth(made.model, soft_mask(made.model, 1.0), mask_of(made.molecule[least_ordered(made.observed)], shape, 1.0),
                       made.molecule.positions, sample(len(made.molecule), SCORED_ATOMS // 5, i))
-        stages = {"mean of halves": data, "the network's output": output, "raised": raised(output)[0]}
-        stages |= {f"raised, {SHARE:.0%} of the data, up to {more:.0%} more": with_data(*raised(output), data, more) for more in MORES}
+        best, uncertain = raised(output)
+        stages = {"mean of halves": data, "the network's output": output, "raised": best}
+        stages |= {f"raised, {SHARE:.0%} of the data, up to {more:.0%} more": with_data(best.copy(), uncertain, data, more) for more in MORES}
         for step, volume in stages.items():
             steps.setdefault(step, []).append(measured(volume, truth, 1.0))
         ours, true = fft.rfftn(output, workers=-1), fft.rfftn(made.model * soft_mask(made.model, 1.0), workers=-1)
