@@ -1,5 +1,5 @@
 """How far the embedded network's amplitudes fade, on half maps simulated from structures held out of training: the tables of core/amplitudes.py,
-and what its two steps, raised amplitudes and a share of the data, do to the metrics of these maps.
+and what raised amplitudes (of a median) and a share of the data do to the metrics of these maps.
 
     python benchmarks/amplitudes.py --structures DIR [--variant NAME] [--maps N] [--output FILE.md]
 
@@ -9,6 +9,7 @@ import argparse
 import itertools
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,19 @@ from quality import COLUMNS, LOWER_IS_BETTER, SCORED_ATOMS, measured
 from scipy import fft
 
 from deepemhancer_plugin.core import spectrum
-from deepemhancer_plugin.core.amplitudes import BAND, EXPECTED, FADED, FREQUENCIES, GAIN, SHARE, raised, with_data
+from deepemhancer_plugin.core.amplitudes import (
+    BAND,
+    EXPECTED,
+    FADED,
+    FREQUENCIES,
+    GAIN,
+    OF_MEAN,
+    OF_MEDIAN,
+    faded,
+    raised,
+    uncertainty,
+    with_data,
+)
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.embedded import load_embedded, load_file
 from deepemhancer_plugin.core.enhance import Options, enhance
@@ -29,7 +42,7 @@ from deepemhancer_plugin.core.simulation import random_conditions, read_molecule
 from deepemhancer_plugin.core.training.command import split_structures
 
 GRID = np.arange(0.03, 0.48, 0.01)  # 1/A
-MORES = (0, 0.7, 1.3, 2)  # of the data, where the output is weak and uncertain
+TIMES = (0, 0.5, 1, 2)              # the share of the data in use, where the output is weak and uncertain
 LARGEST_BOX = 180                   # voxels: a larger map has no other amplitudes
 
 
@@ -43,6 +56,7 @@ def main() -> int:
     a = p.parse_args()
     warnings.simplefilter("ignore", MapWarning)
     model, where = load_file(a.weights) if a.weights else load_embedded(a.variant), select_devices(None)
+    in_use = OF_MEDIAN if model.fades else OF_MEAN
     found = []
     steps: dict[str, list[np.ndarray]] = {}
     files = split_structures(Path(a.structures))["validation"]
@@ -55,9 +69,11 @@ def main() -> int:
         output = enhance([made.half1, made.half2], 1.0, model, where, Options(amplitudes=False)).data
         truth = Truth(made.model, soft_mask(made.model, 1.0), mask_of(made.molecule[least_ordered(made.observed)], shape, 1.0),
                       made.molecule.positions, sample(len(made.molecule), SCORED_ATOMS // 5, i))
-        best, uncertain = raised(output)
-        stages = {"mean of halves": data, "the network's output": output, "raised": best}
-        stages |= {f"raised, {SHARE:.0%} of the data, up to {more:.0%} more": with_data(best.copy(), uncertain, data, more) for more in MORES}
+        best, uncertain = raised(output) if model.fades else (output, uncertainty(*faded(fft.rfftn(output, workers=-1), shape)))
+        stages = {"mean of halves": data, "the network's output": output}
+        stages |= {"raised": best} if model.fades else {}
+        for share in [replace(in_use, more=times * in_use.more) for times in TIMES]:
+            stages[f"with {share.least:.0%} of the data, up to {share.more:.0%} more"] = with_data(best.copy(), uncertain, data, share)
         for step, volume in stages.items():
             steps.setdefault(step, []).append(measured(volume, truth, 1.0))
         ours, true = fft.rfftn(output, workers=-1), fft.rfftn(made.model * soft_mask(made.model, 1.0), workers=-1)
@@ -87,13 +103,16 @@ def main() -> int:
     for low, high in itertools.pairwise(FADED):
         inside = (ratio >= low) & (ratio < high)
         if inside.any():
-            cells = [*np.percentile(gain[inside], (10, 50, 90)), np.interp(np.median(ratio[inside]), FADED, GAIN), np.median(correlation[inside])]
+            used = np.interp(np.median(ratio[inside]), FADED, GAIN) if model.fades else 1.0
+            cells = [*np.percentile(gain[inside], (10, 50, 90)), used, np.median(correlation[inside])]
             lines.append(f"| {low:.2f}-{high:.2f} | {inside.sum()} | " + " | ".join(f"{c:.2f}" for c in cells) + " |")
-    lines += ["", "## What the steps do", "", "Means over the maps, and the worst of a map against the network's output with raised amplitudes.", "",
+    lines += ["", "## What the steps do", "", "Means over the maps, and the worst of a map against the network's output"
+              f"{' with raised amplitudes' * model.fades}.", "",
               "| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    reference = steps["raised" if model.fades else "the network's output"]
     better = np.where(LOWER_IS_BETTER, -1, 1)
     for step, rows in steps.items():
-        worst = (better * (np.array(rows) - steps["raised"])).min(0) * better
+        worst = (better * (np.array(rows) - reference)).min(0) * better
         lines.append(f"| {step} | " + " | ".join(f"{m:.3f} ({w:+.3f})" for m, w in zip(np.mean(rows, axis=0), worst, strict=True)) + " |")
     text = "\n".join(lines) + "\n"
     print(text)

@@ -1,10 +1,25 @@
 """Raised amplitudes and the share of the data: the tables, what is left alone, and a map whose truth is known."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import fft, ndimage
 
 from deepemhancer_plugin.core import spectrum
-from deepemhancer_plugin.core.amplitudes import EXPECTED, FADED, FREQUENCIES, GAIN, MORE, SHARE, WEAK, faded, raised, sees_molecule, with_data
+from deepemhancer_plugin.core.amplitudes import (
+    EXPECTED,
+    FADED,
+    FREQUENCIES,
+    GAIN,
+    OF_MEAN,
+    OF_MEDIAN,
+    faded,
+    finished,
+    raised,
+    sees_molecule,
+    uncertainty,
+    with_data,
+)
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
 
@@ -81,34 +96,47 @@ def hole(truth):
 def test_the_data_come_back_where_the_network_saw_nothing(truth, hole):
     enhanced = np.where(hole, 0, truth)
     noise = np.random.default_rng(3).normal(0, 0.1, truth.shape).astype(np.float32)
-    result = with_data(enhanced.copy(), 0.0, 20 * (truth + noise))
+    result = with_data(enhanced.copy(), 0.0, 20 * (truth + noise), OF_MEDIAN)
     assert np.corrcoef(result[hole], truth[hole])[0, 1] > 0.5
     dense = enhanced > 0.1
-    assert np.percentile((result - enhanced)[dense], 95) == pytest.approx(SHARE * np.percentile(enhanced[dense], 95), rel=0.05)
+    assert np.percentile((result - enhanced)[dense], 95) == pytest.approx(OF_MEDIAN.least * np.percentile(enhanced[dense], 95), rel=0.05)
     far = ndimage.distance_transform_edt(~dense) > 9  # A
     np.testing.assert_array_equal(result[far], enhanced[far])
     assert result.min() == 0 and result.dtype == np.float32
 
 
+@pytest.mark.parametrize("share", (OF_MEDIAN, replace(OF_MEAN, least=0.1)))
 @pytest.mark.parametrize("uncertain", (0.3, 0.7))
-def test_more_of_the_data_where_the_output_is_weak_and_uncertain(truth, hole, uncertain):
+def test_more_of_the_data_where_the_output_is_weak_and_uncertain(truth, hole, uncertain, share):
     enhanced = np.where(hole, 0, truth)
     low = ndimage.gaussian_filter(truth, 2) + 1  # positive, so that nothing is cut off at 0
-    certain, result = (with_data(enhanced.copy(), u, low) - enhanced for u in (0.0, uncertain))
+    certain, result = (with_data(enhanced.copy(), u, low, share) - enhanced for u in (0.0, uncertain))
     inside = ndimage.binary_erosion(hole) & (certain > 0)
-    np.testing.assert_allclose(result[inside] / certain[inside], 1 + MORE * uncertain**2 / SHARE, rtol=1e-3)
-    half = (np.abs(enhanced - WEAK / 2) < 0.01) & (certain > 0.01)
-    assert half.sum() > 10 and np.median(result[half] / certain[half]) == pytest.approx(1 + MORE * uncertain**2 / SHARE / 2, rel=0.02)
-    strong = enhanced > WEAK
+    np.testing.assert_allclose(result[inside] / certain[inside], 1 + share.more * uncertain**share.grows / share.least, rtol=1e-3)
+    half = (np.abs(enhanced - share.weak / 2) < 0.01) & (certain > 0.005)
+    assert half.sum() > 10 and np.median(result[half] / certain[half]) == pytest.approx(1 + share.more * uncertain**share.grows / share.least / 2, rel=0.02)
+    strong = enhanced > share.weak
     np.testing.assert_allclose(result[strong], certain[strong], atol=1e-5)
 
 
 def test_the_share_has_no_unit(truth):
     data = truth + np.random.default_rng(4).normal(0, 0.1, truth.shape).astype(np.float32)
-    np.testing.assert_allclose(with_data(truth.copy(), 0.5, 1000 * data), with_data(truth.copy(), 0.5, data.copy()), atol=1e-4)
+    np.testing.assert_allclose(with_data(truth.copy(), 0.5, 1000 * data, OF_MEDIAN), with_data(truth.copy(), 0.5, data.copy(), OF_MEDIAN), atol=1e-4)
 
 
 def test_no_body_no_data(truth):
     faint = np.float32(0.09 / truth.max()) * truth
-    np.testing.assert_array_equal(with_data(faint.copy(), 0.5, truth.copy()), faint)
-    np.testing.assert_array_equal(with_data(truth.copy(), 0.5, np.zeros_like(truth)), truth)
+    np.testing.assert_array_equal(with_data(faint.copy(), 0.5, truth.copy(), OF_MEDIAN), faint)
+    np.testing.assert_array_equal(with_data(truth.copy(), 0.5, np.zeros_like(truth), OF_MEDIAN), truth)
+
+
+def test_a_mean_keeps_its_amplitudes_and_a_median_is_raised(truth):
+    faint = np.maximum(filtered(truth, lambda k: np.exp(-40 / 4 * k**2)), 0)
+    data = truth + np.random.default_rng(5).normal(0, 0.1, truth.shape).astype(np.float32)
+    uncertain = uncertainty(*faded(fft.rfftn(faint), faint.shape))
+    kept = np.where(faint > 0.01, faint, 0)
+    np.testing.assert_allclose(finished(faint.copy(), data, False), with_data(kept.copy(), uncertain, data, OF_MEAN), atol=1e-5)
+    np.testing.assert_allclose(finished(faint.copy(), data, True), with_data(*raised(faint), data, OF_MEDIAN), atol=1e-5)
+    certain = finished(truth.copy(), data, False)  # nothing but what is weak gets any of the data, and little of that
+    strong = truth > OF_MEAN.weak
+    np.testing.assert_array_equal(certain[strong], truth[strong])

@@ -143,10 +143,12 @@ def test_the_packages_weights(variant):
     assert (FOLDER / f"{variant}.md").is_file()
 
 
-def test_the_family_differs_a_little():
-    networks = [load_weights(FOLDER / f"{variant}.npz")[0].model for variant in ("tightTarget", "wideTarget", "highRes", "masked")]
-    base, *others = (np.concatenate([np.ravel(v) for v in network.trainable_variables]) for network in networks)
+def test_the_family_differs_a_little_and_the_default_answers_with_a_mean():
+    networks = [load_weights(FOLDER / f"{variant}.npz")[0] for variant in ("wideTarget", "highRes", "masked", "tightTarget")]
+    base, *others, mean = (np.concatenate([np.ravel(v) for v in network.model.trainable_variables]) for network in networks)
     assert all(0 < np.abs(other - base).mean() < 0.1 * np.abs(base).mean() for other in others)
+    assert 0.1 < np.abs(mean - base).mean() / np.abs(base).mean() < 0.5
+    assert [load_embedded(variant).fades for variant in ("wideTarget", "highRes", "masked", "tightTarget")] == [True, True, True, False]
 
 
 def test_a_variant_that_is_not_there_is_refused():

@@ -363,8 +363,11 @@ def test_settings_by_the_flags():
     masked = settings_of("--masked", "--target", "sharp")
     assert masked.task == Task(masked=True, target="sharp") and masked.architecture.normalization == "mask"
     assert settings_of("--architecture", '{"norm": "group", "entrance": 1}').architecture == replace(Architecture(), norm="group", entrance=1)
+    mean = replace(Architecture(), answer="mean")
     tuned = settings_of("--start", "tightTarget", "--rate", "1e-5", changes=command.FINE_TUNE)
-    assert tuned == replace(Settings(**command.FINE_TUNE), rate=1e-5)
+    assert tuned == replace(Settings(mean, **command.FINE_TUNE, **command.MEAN), rate=1e-5)
+    assert settings_of("--start", "tightTarget", "--absoluteWeight", "2").architecture.answer == "median"
+    assert settings_of("--squareWeight", "1", "--absoluteWeight", "0.5").architecture == mean
     with pytest.raises(InputError, match="32 is no multiple of 64"):
         settings_of("--edges", "32", "--architecture", '{"widths": [4, 4, 4, 4, 4, 4], "blocks": [1, 1, 1, 1, 1, 1]}')
 

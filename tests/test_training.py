@@ -19,7 +19,7 @@ from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, Architecture, build, load_weights, save_weights
 from deepemhancer_plugin.core.normalization import noise_from_map
 from deepemhancer_plugin.core.orientations import rotated
-from deepemhancer_plugin.core.simulation import from_structure
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
 from deepemhancer_plugin.core.training import cubes as cubes_module
 from deepemhancer_plugin.core.training import train as train_module
@@ -133,6 +133,7 @@ def test_shells_that_the_target_leaves_empty_do_not_count():
 def test_loss_is_the_mean_absolute_error_and_the_fsc():
     target = np.random.default_rng(0).standard_normal((1, 8, 8, 8, 1)).astype(np.float32)
     assert float(Loss(0.0)(target, target + 0.25)) == pytest.approx(0.25, rel=1e-4)
+    assert float(Loss(0.0, absolute_weight=0.2)(target, target + 0.25)) == pytest.approx(0.05, rel=1e-4)
     assert float(Loss(0.5)(target, target)) == pytest.approx(0, abs=1e-4)
     half = np.where(np.arange(8)[:, None] < 4, target, 0.01)  # the other half is next to nothing
     share = (np.abs(half) < 0.02).mean()
@@ -212,8 +213,8 @@ def drawn(molecule, task, seed, monkeypatch, micelle=0.5):
     seen = []
     random_conditions, simulate = cubes_module.random_conditions, cubes_module.simulate
 
-    def conditions(*arguments):
-        return replace(random_conditions(*arguments), micelle=micelle, micelle_width=10.0, low_pass=None, weak=1.0)
+    def conditions(*arguments, **keywords):
+        return replace(random_conditions(*arguments, **keywords), micelle=micelle, micelle_width=10.0, low_pass=None, weak=1.0)
 
     def simulated(molecule, conditions, seed, target):
         seen.append(conditions)
@@ -243,8 +244,6 @@ def test_sharp_target_is_of_maps_better_than_4_a_and_sharper(molecule, monkeypat
         _, _, _, conditions = drawn(molecule, Task(target="sharp"), seed, monkeypatch)
         assert conditions.resolution <= 4 and 2.5 * conditions.sampling_rate <= 1.001 * conditions.resolution
         assert 95 <= conditions.box * conditions.sampling_rate <= 115 and conditions.low_pass is None
-    from deepemhancer_plugin.core.simulation import Conditions, simulate
-
     at = Conditions(resolution=2.5, box=64, disorder=150.0)
     tight, sharp = (simulate(molecule, at, 0, target=target) for target in ("tight", "sharp"))
     np.testing.assert_array_equal(tight.half1, sharp.half1)
@@ -253,9 +252,31 @@ def test_sharp_target_is_of_maps_better_than_4_a_and_sharper(molecule, monkeypat
     assert power[1] > 1.1 * power[0]
 
 
-def spectrum_from(finest, coarsest, n):
-    """Coefficients of a box of n voxels of 1 A between two resolutions in A."""
-    k = np.sqrt(sum(np.square(g) for g in np.meshgrid(*[np.fft.fftfreq(n)] * 3, indexing="ij")))
+@pytest.mark.parametrize("rate", [1.0, 1.5])
+def test_model_target_is_the_models_map_as_far_as_the_halves_reach(molecule, rate):
+    at = Conditions(resolution=5.0, box=64, sampling_rate=rate, disorder=150.0, sphere=False)
+    plain = simulate(molecule, at, 0, target="model")
+    np.testing.assert_allclose(plain.target, 2 * plain.model, atol=1e-4 * plain.model.max())
+    low = simulate(molecule, replace(at, low_pass=8.0), 0, target="model")
+    power = np.square(np.abs(np.fft.fftn(low.target)))
+    assert power[spectrum_from(2 * rate, 7.2, 64, rate)].sum() < 1e-6 * power.sum()
+    kept = spectrum_from(8.6, 1000, 64, rate)
+    np.testing.assert_allclose(np.fft.fftn(low.target)[kept], np.fft.fftn(plain.target)[kept], rtol=1e-3, atol=1e-2)
+
+
+def test_every_second_volume_is_of_the_conditions_that_are_met_most(molecule, monkeypatch):
+    seen = []
+    simulate = cubes_module.simulate
+    monkeypatch.setattr(cubes_module, "simulate", lambda *a, **k: seen.append(a[1]) or simulate(*a, **k))
+    for seed in range(24):
+        volume(molecule, np.random.default_rng(seed), (48, 52), noise_only=0)
+    typical = [c for c in seen if not c.reconstruction and c.sampling_rate == 1 and c.symmetry == "C1" and c.noise_exponent == 0.5]
+    assert 8 <= len(typical) <= 16 and all(2.6 <= c.resolution <= 6 and 48 <= c.box <= 54 for c in typical)
+
+
+def spectrum_from(finest, coarsest, n, rate=1.0):
+    """Coefficients of a box of n voxels of `rate` A between two resolutions in A."""
+    k = np.sqrt(sum(np.square(g) for g in np.meshgrid(*[np.fft.fftfreq(n, rate)] * 3, indexing="ij")))
     return (k > 1 / coarsest) & (k < 1 / finest)
 
 
@@ -546,8 +567,8 @@ def test_an_older_file_has_the_defaults(tmp_path):
 
     old = {"channels": 2, "widths": [4, 8, 8], "blocks": [1, 1, 1], "norm": "layer"}
     assert Architecture.from_dict(old) == SMALL
-    assert load_file(str(FOLDER / "tightTarget.npz")).architecture == Architecture()
-    for name, value in (("norm", "batch"), ("entrance", 3), ("kind", "other"), ("normalization", "min"), ("blocks", [1, 1])):
+    assert load_file(str(FOLDER / "tightTarget.npz")).architecture == replace(Architecture(), answer="mean")
+    for name, value in (("norm", "batch"), ("entrance", 3), ("kind", "other"), ("normalization", "min"), ("answer", "mode"), ("blocks", [1, 1])):
         save_weights(tmp_path / "w.npz", build(SMALL), {})
         with np.load(tmp_path / "w.npz") as data:
             arrays = dict(data)

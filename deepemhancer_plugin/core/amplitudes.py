@@ -1,13 +1,16 @@
-"""The radial amplitudes of the embedded network's output, raised to what the map's agreement with the truth deserves.
+"""What is made of the embedded network's output: amplitudes raised to what the map's agreement with the truth deserves, and a share of the data.
 
-A network that minimises the mean absolute error answers with a median, and the median of an uncertain density fades faster than its mean: where
-the output correlates to C with the truth, its amplitudes should be C times the true ones (Wiener's filter, the best for any correlation), and
-are about C^3 times. The true amplitudes of a molecule's map hardly differ from molecule to molecule, so that the output itself tells how far
-its have faded. Both tables are measured on structures held out of training (benchmarks/amplitudes.py).
+A network that minimises the squared error answers with a mean, whose amplitudes are right: where it correlates to C with the truth, they are C times
+the true ones (Wiener's filter, the best for any correlation). One that minimises the mean absolute error answers with a median, and the median of an
+uncertain density fades faster: its amplitudes are about C^3 times the true ones. The true amplitudes of a molecule's map hardly differ from molecule
+to molecule, so that the output itself tells how far its have faded. Both tables are measured on structures held out of training
+(benchmarks/amplitudes.py).
 
-And a median of what is very uncertain is nothing at all, though the data do show something: a share of them is added, in the body that the network
-sees and just around it; the larger, the weaker the output is there and the more uncertain as a whole.
+And what is very uncertain is next to nothing, as a mean, or nothing at all, as a median, though the data do show something: a share of them is added,
+in the body that the network sees and just around it; the larger, the weaker the output is there and the more uncertain as a whole.
 """
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import fft, ndimage
 
@@ -23,9 +26,21 @@ FADED = np.array([0.00, 0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.15, 0.21, 0.30, 0.
 GAIN = np.array([0.00, 1.00, 2.00, 3.00, 4.20, 4.20, 4.00, 3.10, 2.60, 2.04, 1.70, 1.38, 1.20, 1.07, 1.00])
 NOTHING = 0.01  # of a protein's 95th percentile: what the network puts lower is solvent, and stays empty
 DENSE, MOLECULE = 0.1, 3000  # so high, and so many A^3 that hang together, is the least that a molecule has; what tightTarget makes of noise has less
-SHARE, AROUND = 0.15, 3.0  # of the data, and A over which the share fades around what is DENSE
-MORE, WEAK = 1.3, 0.35  # of the data where the output is 0 and has faded wholly; less up to WEAK, of a protein's 95th percentile
+AROUND = 3.0  # A over which the share of the data fades around what is DENSE
 SIDE_CHAINS = np.linspace(1 / 6, 1 / 4, 9)  # 1/A: what has faded here tells how uncertain the output is
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of the data, relative to the density's height: `least` everywhere in the body; `more` above that where the output is 0, times its
+    `uncertainty` to the power `grows`, and less up to where the output is `weak`, of a protein's 95th percentile."""
+    least: float
+    more: float
+    weak: float
+    grows: float
+
+
+OF_MEDIAN, OF_MEAN = Share(0.15, 1.3, 0.35, 2), Share(0.0, 1.0, 0.5, 1)
 
 
 def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -50,11 +65,17 @@ def sees_molecule(volume: np.ndarray) -> bool:
     return bool(components(volume > DENSE)[1].max() >= MOLECULE)
 
 
+def uncertainty(frequency: np.ndarray, ratio: np.ndarray) -> float:
+    """How uncertain the output is, by what of it has `faded`, 0 to 1: of a median 0.1 to 0.3 for most maps of 3 A, 0.7 for those of 6 A, of a mean
+    half as much."""
+    return float(1 - np.interp(SIDE_CHAINS, frequency, ratio).mean())
+
+
 def raised(volume: np.ndarray) -> tuple[np.ndarray, float]:
-    """The network's output (z, y, x) at 1 A/voxel with the amplitudes it should have; nowhere negative, and empty where it was.
+    """The network's output (z, y, x) at 1 A/voxel, a median, with the amplitudes it should have; nowhere negative, and empty where it was.
 
     Returns:
-        the map, and how uncertain the output is, 0 to 1: 0.1 to 0.3 of most maps of 3 A, 0.7 of those of 6 A.
+        the map, and the output's `uncertainty`.
     """
     spectrum = fft.rfftn(volume, workers=-1)
     frequency, ratio = faded(spectrum, volume.shape)
@@ -62,16 +83,15 @@ def raised(volume: np.ndarray) -> tuple[np.ndarray, float]:
     result = fft.irfftn(spectrum, s=volume.shape, workers=-1).astype(np.float32, copy=False)
     np.maximum(result, 0, out=result)
     result[volume <= NOTHING] = 0
-    return result, float(1 - np.interp(SIDE_CHAINS, frequency, ratio).mean())
+    return result, uncertainty(frequency, ratio)
 
 
-def with_data(volume: np.ndarray, uncertain: float, data: np.ndarray, more: float = MORE) -> np.ndarray:
+def with_data(volume: np.ndarray, uncertain: float, data: np.ndarray, share: Share) -> np.ndarray:
     """The enhanced map with a share of the data, its amplitudes half flattened; nowhere negative, and as it is where it holds nothing DENSE.
 
     Args:
-        volume, uncertain: of `raised`; the volume is overwritten.
+        volume, uncertain: the map (z, y, x), which is overwritten, and its `uncertainty`.
         data: (z, y, x) at 1 A/voxel.
-        more: the data's height where the volume is empty and wholly uncertain, above SHARE; of the volume's 95th percentile in the body.
     """
     body = volume > DENSE
     if not body.any():
@@ -81,6 +101,21 @@ def with_data(volume: np.ndarray, uncertain: float, data: np.ndarray, more: floa
     if level > 0:
         data *= np.float32(np.percentile(volume[body], 95) / level)
         data *= np.clip(2 * ndimage.gaussian_filter(body.astype(np.float32), AROUND) - 0.01, 0, 1)
-        data *= np.float32(SHARE) + np.float32(more * uncertain**2) * np.maximum(1 - volume / np.float32(WEAK), 0)
+        data *= np.float32(share.least) + np.float32(share.more * uncertain**share.grows) * np.maximum(1 - volume / np.float32(share.weak), 0)
         volume += data
     return np.maximum(volume, 0, out=volume)
+
+
+def finished(volume: np.ndarray, data: np.ndarray, fades: bool) -> np.ndarray:
+    """The network's output (z, y, x) at 1 A/voxel as it is to be used, with its share of the data.
+
+    Args:
+        volume: overwritten; nowhere negative.
+        data: (z, y, x) at 1 A/voxel.
+        fades: whether it is a median.
+    """
+    if fades:
+        return with_data(*raised(volume), data, OF_MEDIAN)
+    uncertain = uncertainty(*faded(fft.rfftn(volume, workers=-1), volume.shape))
+    volume[volume <= NOTHING] = 0
+    return with_data(volume, uncertain, data, OF_MEAN)

@@ -73,6 +73,7 @@ class OfficialModel:
 
     kind = "official"
     average = 1
+    agree = False
     fades = False
     name: str
     path: str

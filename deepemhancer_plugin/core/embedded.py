@@ -24,7 +24,7 @@ class EmbeddedModel:
     tile = 64    # what it was trained on,
     stride = 48  # and how far apart the windows are: closer ones change no metric (docs/benchmarks.md)
     average = 2  # orientations: one alone depends on the map's own (docs/benchmarks.md)
-    fades = True  # what it is not sure of: its orientations have to agree (orientations.py), and its amplitudes are raised (amplitudes.py)
+    agree = True  # its orientations have to (orientations.py), and a map in which it sees no molecule comes out empty (enhance.py)
 
     @cached_property
     def sha256(self) -> str:
@@ -42,6 +42,11 @@ class EmbeddedModel:
     def normalization(self) -> str:
         """"noise" or "mask", as OfficialModel says it."""
         return self.architecture.normalization
+
+    @property
+    def fades(self) -> bool:
+        """Whether the amplitudes of what it is not sure of are to be raised (amplitudes.py)."""
+        return self.architecture.answer == "median"
 
     def predictor(self, precision: str = "float32", device: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
         """The network as a function from windows (n, tile, tile, tile, channels) to (n, tile, tile, tile), float32. Imports Keras."""
@@ -73,7 +78,7 @@ class PublishedModel(EmbeddedModel):
     """Weights of the published network that `deepemhancer train --network published` wrote."""
     stride = 16  # the published program's
     average = 1
-    fades = False
+    agree = False
 
 
 def _architecture(path: str) -> Architecture:

@@ -103,11 +103,11 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
         del volume
         lap("prepare")
         volume = _in_windows(inputs, model, precision, options, where, tell)
-        data = np.ascontiguousarray(inputs[..., 0]) if options.amplitudes and model.fades else None
+        data = np.ascontiguousarray(inputs[..., 0]) if options.amplitudes and model.agree else None
         del inputs
         lap("network")
         if data is not None:
-            volume = _raised(volume, data, curve is None)
+            volume = _finished(volume, data, curve is None, model.fades)
             del data
         volume = resample_density(volume, shape)
         if options.symmetry:
@@ -138,13 +138,13 @@ def _nothing_but_noise(curve: np.ndarray) -> bool:
     return True
 
 
-def _raised(volume: np.ndarray, compressed: np.ndarray, single: bool) -> np.ndarray:
-    """The embedded network's output with its amplitudes raised and a share of its first channel, the arcsinh of the map.
+def _finished(volume: np.ndarray, compressed: np.ndarray, single: bool, fades: bool) -> np.ndarray:
+    """The embedded network's output, its amplitudes raised where it `fades`, with a share of its first channel, the arcsinh of the map.
 
     What holds no molecule stays as it is, of a single map empty with a MapWarning.
     """
     if amplitudes.sees_molecule(volume):
-        return amplitudes.with_data(*amplitudes.raised(volume), np.sinh(compressed, out=compressed))
+        return amplitudes.finished(volume, np.sinh(compressed, out=compressed), fades)
     if single:  # of half maps the FSC tells more
         warnings.warn("the network sees no molecule in this map: the output is empty; half maps would tell whether it holds nothing but noise",
                       MapWarning, stacklevel=3)
@@ -237,7 +237,7 @@ def _prepared(volume: np.ndarray, sampling_rate: float, model: Model, noise: Noi
 def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Options, where: Devices,
                 tell: Callable[[str, int, int], None]) -> np.ndarray:
     mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
-    combined = agreed if model.fades else averaged
+    combined = agreed if model.agree else averaged
     predictors = [combined(model.predictor(precision, name), options.average or model.average) for name in where.names]
     tell("network", 0, 1)
     return windows.enhance_windows(inputs, predictors, model.tile, model.stride, _batch(model, options, where), mask,

@@ -16,7 +16,7 @@ UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeEr
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network's kind and size, and what it is shown. Weights files hold it; what an older one does not say has the value given here.
+    """A network's kind and size, what it is shown, what it answers. Weights files hold it; what an older one does not say has the value given here.
 
     channels       1: the normalised map; 2: beside it the flattened one (spectrum.flattened)
     widths         features of each level; a level has half the sampling of the one before
@@ -25,6 +25,7 @@ class Architecture:
     entrance       2: 2x2x2 voxels become features (space to depth), the first level is at 2 A/voxel; 1: it is at 1 A/voxel
     kind           "embedded" (class Embedded), or "published" (class Published)
     normalization  "noise": the input's noise has mean 0 and standard deviation 0.1; "mask": it is normalised in a mask and blank outside
+    answer         where it is not sure: "median", as absolute errors ask for, which fades (amplitudes.py); "mean", as squared errors do
     """
     channels: int = 2
     widths: tuple[int, ...] = (48, 96, 160, 192)
@@ -33,6 +34,7 @@ class Architecture:
     entrance: int = 2
     kind: str = "embedded"
     normalization: str = "noise"
+    answer: str = "median"
 
     @property
     def stride(self) -> int:
@@ -51,7 +53,8 @@ class Architecture:
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
         """ValueError, TypeError or LookupError when there is no such architecture."""
         made = cls(int(values["channels"]), tuple(map(int, values["widths"])), tuple(map(int, values["blocks"])), str(values["norm"]),
-                   int(values.get("entrance", 2)), str(values.get("kind", "embedded")), str(values.get("normalization", "noise")))
+                   int(values.get("entrance", 2)), str(values.get("kind", "embedded")), str(values.get("normalization", "noise")),
+                   str(values.get("answer", "median")))
         for name, known in _KNOWN.items():
             if getattr(made, name) not in known:
                 raise ValueError(f"{name} {getattr(made, name)} is none of {', '.join(map(str, known))}")
@@ -61,7 +64,7 @@ class Architecture:
 
 
 _KNOWN = {"channels": (1, 2), "norm": ("none", "layer", "group"), "entrance": (1, 2), "kind": ("embedded", "published"),
-          "normalization": ("noise", "mask")}
+          "normalization": ("noise", "mask"), "answer": ("median", "mean")}
 # Sanchez-Garcia et al. 2021: three levels of 32, 64 and 128 filters, three convolutions each.
 PUBLISHED = Architecture(1, (32, 64, 128), (3, 3, 3), "group", 1, "published")
 

@@ -15,7 +15,7 @@ TARGET_SCALE = 2.0      # the target is twice the potential: its 95th percentile
 DISORDER_IN_TARGET = 0.2  # share of the disorder and pose errors' B that the target keeps: what does not show there, the loss shrinks by itself
 TARGET_MASK = 2.4       # A from an atom's centre to the edge of the target's tight mask,
 WIDE_MASK = 7.4         # and of the wide one
-DISORDER_IN_SHARP = 0.0   # the same share for the target "sharp"
+DISORDER_IN_SHARP = 0.0   # the same share for the targets "sharp" and "model"
 WAVELENGTH = 0.0197     # A, of electrons at 300 kV
 CROWDING = 5.0          # kappa of the Watson distribution of the views where `preferred` is 1
 RIM, RIM_WIDTH = 5.0, 0.35  # how much noise power the rim of the Fourier sphere has more, falling inwards by e within so many shells
@@ -178,7 +178,8 @@ def _mean_ctf_square(k: np.ndarray, defocus: float) -> np.ndarray:
 def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int = 1, target: str = "tight") -> Simulated:
     """Half maps of `molecule` under `conditions`; the same seed gives the same maps.
 
-    `target`: "tight"; "wide": in a mask 5 A wider, with what lies around the molecule (a micelle); "sharp": with less of the disorder.
+    `target`: "tight"; "wide": in a mask 5 A wider, with what lies around the molecule (a micelle); "sharp": with less of the disorder;
+    "model": the model's own map, neither masked nor low-passed but where the halves were.
 
     The steps: rotation and sub-voxel shift, ligands, copies; B factors from the file, disorder and alignment errors; scattering potential; bulk
     solvent and micelle; two independent noise fields with the amplitude of a back-projection, as strong as the signal of the molecule's
@@ -218,9 +219,11 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
         occupancy = occupancy * np.where(weak, conditions.weak, 1.0)
     seen = replace(placed, b_factors=placed.b_factors + extra, occupancies=occupancy)
     observed = potential(seen, box.shape, rate, workers)
-    kept = DISORDER_IN_SHARP if target == "sharp" else DISORDER_IN_TARGET
-    ideal = potential(replace(placed, b_factors=placed.b_factors + kept * extra, occupancies=occupancy), box.shape, rate, workers)
+    kept = DISORDER_IN_SHARP if target in ("sharp", "model") else DISORDER_IN_TARGET
     model = potential(placed, box.shape, rate, workers)
+    ideal = model
+    if kept or conditions.weak < 1:
+        ideal = potential(replace(placed, b_factors=placed.b_factors + kept * extra, occupancies=occupancy), box.shape, rate, workers)
 
     tight = box.smooth(mask(placed, box.shape, rate, TARGET_MASK), 1.5)
     np.clip(tight, 0, 1, out=tight)
@@ -234,7 +237,7 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
         belt = conditions.micelle * mean_density * belt * (1 - envelope)
         signal += belt
         if target == "wide":
-            ideal += box.forward(belt)
+            ideal = ideal + box.forward(belt)
     spectrum = box.forward(signal)
 
     direction = Rotation.random(rng=rng).apply([1.0, 0.0, 0.0])
@@ -246,7 +249,8 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     level = conditions.noise * np.sqrt((1 - 0.143) / 0.143 * box.power_near(observed, frequency) / fraction / box.power_near(noises[0], frequency))
 
     contrast = np.exp(-conditions.b_factor / 4 * box.square)
-    target_filter = _cosine(box.k, frequency, 1.2 * frequency)
+    # A grid cannot hold the sharpest atoms: the model's map ends before Nyquist instead of ringing; the networks' grid is one of 1 A.
+    target_filter = _cosine(box.k, 0.42 / max(rate, 1), 0.5 / max(rate, 1)) if target == "model" else _cosine(box.k, frequency, 1.2 * frequency)
     if conditions.low_pass:
         cut = 1 / conditions.low_pass
         contrast = contrast * _cosine(box.k, cut, 1.1 * cut)
@@ -263,9 +267,9 @@ def simulate(molecule: Molecule, conditions: Conditions, seed: int, workers: int
     halves = [half + np.float32(conditions.offset * noise_std * 2**0.5) for half in halves]
     if conditions.float16:
         halves = [half.astype(np.float16) for half in halves]
-    region = tight if target != "wide" else np.clip(box.smooth(mask(placed, box.shape, rate, WIDE_MASK), 6.0), 0, 1)
-    wanted = box.back(ideal * target_filter) * region * sphere * np.float32(TARGET_SCALE)
-    # A grid cannot hold the sharpest atoms: the model map ends before Nyquist instead of ringing.
+    wanted = box.back(ideal * target_filter) * sphere * np.float32(TARGET_SCALE)
+    if target != "model":
+        wanted *= tight if target != "wide" else np.clip(box.smooth(mask(placed, box.shape, rate, WIDE_MASK), 6.0), 0, 1)
     model_map = box.back(model * _cosine(box.k, 0.42 / rate, 0.5 / rate))
     half1, half2, wanted, model_map, tight = (np.ascontiguousarray(a, np.float32) for a in (*halves, wanted, model_map, tight))
     x, y, z = map(float, _middle(molecule) - shift - (edge // 2) * rate)

@@ -29,8 +29,9 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
     p.add_argument("--network", choices=["embedded", "published"], help="published: the network, loss and schedule of Sanchez-Garcia et al. 2021 "
                    "(default: embedded, or that of --start)")
     p.add_argument("--architecture", metavar="JSON", help="what is to differ from the network's architecture, e.g. '{\"norm\": \"group\"}'")
-    p.add_argument("--target", choices=["tight", "wide", "sharp"], default="tight", help="tight: a tight mask; wide: a mask 5 A wider, with what "
-                   "surrounds the molecule; sharp: for maps better than 4 A (default: %(default)s)")
+    p.add_argument("--target", choices=["tight", "wide", "sharp", "model"], help="tight: a tight mask; wide: a mask 5 A wider, with what surrounds "
+                   "the molecule; sharp: for maps better than 4 A; model: the model's own map, for squared errors (default: tight, or model "
+                   "with --start of weights that squared errors made)")
     p.add_argument("--masked", action="store_true", help="for maps that are normalised in a mask of the user's")
     p.add_argument("--start", metavar="FILE|NAME", help="weights to start from instead of random ones: a file, or the name of embedded ones")
     p.add_argument("--steps", type=int)
@@ -40,7 +41,8 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
     p.add_argument("--rate", type=float, help="peak learning rate")
     p.add_argument("--warmup", type=int, help="steps until it is reached")
     p.add_argument("--schedule", choices=["cosine", "plateau"], help="plateau: halved after five validations without improvement")
-    p.add_argument("--fscWeight", type=float, help="of the FSC term beside the mean absolute error")
+    p.add_argument("--absoluteWeight", type=float, help="of the mean absolute error")
+    p.add_argument("--fscWeight", type=float, help="of the FSC term")
     p.add_argument("--squareWeight", type=float, help="of the squared error relative to the target")
     p.add_argument("--gradientWeight", type=float, help="of the gradient's mean absolute error")
     p.add_argument("--emptyWeight", type=float, help="of the error where the target is empty")
@@ -60,12 +62,15 @@ def _flags(settings: Any) -> dict[str, Any]:
 
 
 _SETTINGS = {"steps": "steps", "batch": "batch", "edges": "edges", "rate": "rate", "warmup": "warmup", "schedule": "schedule",
-             "fscWeight": "fsc_weight", "squareWeight": "square_weight", "gradientWeight": "gradient_weight", "emptyWeight": "empty_weight",
-             "noiseOnly": "noise_only", "pool": "pool", "workers": "workers", "precision": "precision", "validateEvery": "validate_every"}
-_LOWEST = {"steps": 1, "minutes": 0.01, "batch": 1, "rate": 1e-9, "warmup": 0, "fscWeight": 0, "squareWeight": 0, "gradientWeight": 0,
-           "emptyWeight": 0, "noiseOnly": 0, "pool": 8, "workers": 1, "validateEvery": 1}
+             "absoluteWeight": "absolute_weight", "fscWeight": "fsc_weight", "squareWeight": "square_weight",
+             "gradientWeight": "gradient_weight", "emptyWeight": "empty_weight", "noiseOnly": "noise_only",
+             "pool": "pool", "workers": "workers", "precision": "precision", "validateEvery": "validate_every"}
+_LOWEST = {"steps": 1, "minutes": 0.01, "batch": 1, "rate": 1e-9, "warmup": 0, "absoluteWeight": 0, "fscWeight": 0, "squareWeight": 0,
+           "gradientWeight": 0, "emptyWeight": 0, "noiseOnly": 0, "pool": 8, "workers": 1, "validateEvery": 1}
 # Of fine-tuning: a tenth of the rate and a fifth of the steps, so that what the weights know is kept; and a shorter average to match.
-FINE_TUNE = {"rate": 6e-5, "steps": 4000, "warmup": 100, "validate_every": 500, "average": 0.99}
+FINE_TUNE: dict[str, Any] = {"rate": 6e-5, "steps": 4000, "warmup": 100, "validate_every": 500, "average": 0.99}
+# What made weights that answer with a mean (networks.Architecture), and is to go on with them.
+MEAN: dict[str, Any] = {"absolute_weight": 0.1, "square_weight": 1.0, "empty_weight": 10.0, "target": "model"}
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -136,6 +141,8 @@ def _settings(a: argparse.Namespace, start: Path | None, changes: dict[str, Any]
     architecture = load_file(str(start)).architecture if start else PUBLISHED if a.network == "published" else Architecture()
     if start and a.network and a.network != architecture.kind:
         raise InputError(f"--start {start}: weights of the {architecture.kind} network; leave out --network {a.network}, or give other weights")
+    if architecture.answer == "mean":
+        changes = MEAN | changes
     settings = Settings(**((PUBLISHED_SETTINGS if architecture.kind == "published" else {}) | changes))
     if a.architecture is not None:
         try:
@@ -153,7 +160,9 @@ def _settings(a: argparse.Namespace, start: Path | None, changes: dict[str, Any]
         if not edges or any(e < 32 or e % 16 for e in edges):
             raise InputError(f"--edges {a.edges}: multiples of 16 from 32 on, with commas between, are right")
         given_flags["edges"] = edges
-    settings = replace(settings, architecture=architecture, minutes=a.minutes, target=a.target, seed=a.seed, **given_flags)
+    settings = replace(settings, architecture=architecture, minutes=a.minutes, target=a.target or settings.target, seed=a.seed, **given_flags)
+    answer = "mean" if settings.square_weight > settings.absolute_weight else "median"
+    settings = replace(settings, architecture=replace(architecture, answer=answer))
     for edge in settings.edges:
         if edge % architecture.stride:
             raise InputError(f"--edges {a.edges}: {edge} is no multiple of {architecture.stride}, as this network needs it")

@@ -21,7 +21,7 @@ COLOURS = -2.5, 1.2    # its amplitude's growth with frequency, from and to thes
 SINGLE, SINGLE_NOISE = 0.2, 0.7  # share of volumes, with a molecule and without, whose noise is estimated as that of a single map is
 NEAR_MOLECULE = 0.75   # share of cubes that lie about an atom; the rest anywhere in the box
 SHARP_BELOW = 4.0      # A: the resolution that maps for the target "sharp" have at least
-TARGETS = ("tight", "wide", "sharp")
+TYPICAL = 0.5          # share of the volumes under the conditions that are met most
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Task:
 
     channels, compress   see `prepare.prepare`
     masked               the input is normalised in a mask like those that users make, and blank outside (prepare.prepare_masked)
-    target               "tight"; "wide": a mask 5 A wider, with what surrounds the molecule; "sharp": maps better than 4 A, less disorder kept
+    target               "tight"; "wide": a mask 5 A wider, with what surrounds the molecule; "sharp": maps better than 4 A, less disorder kept;
+                         "model": the model's own map, without mask, filter and disorder, to be trained on with squared errors
     """
     channels: int = 2
     compress: bool = True
@@ -105,6 +106,9 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
     `box`: the smallest and the largest edge in A. `noise_only`: how likely nothing but noise.
     """
     conditions = random_conditions(rng, box)
+    if rng.random() < TYPICAL:
+        edge = fft.next_fast_len(int(rng.integers(box[0], box[1] + 1)))
+        conditions = replace(random_conditions(rng, typical=True), box=edge)
     if task.target == "sharp":
         conditions = _sharp(conditions, rng)
     empty = rng.random() < noise_only
@@ -125,14 +129,15 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
         return prepare_masked(masked, task.channels, 1, task.compress), resample(target, shape, 1), atoms
     unit = np.float32(np.exp(rng.uniform(-2, 2)))  # densities come in any unit
     mean, difference = unit * mean, unit * difference
+    # Estimates from halves are off by some percent.
+    std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(rng.normal(0, 0.08))
+    level = rng.normal(0, 0.1) * std
     if rng.random() < (SINGLE_NOISE if empty else SINGLE):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MapWarning)
             noise = noise_from_map(mean)
-        level, std = noise.mean, noise.std
-    else:  # estimates from halves are off by some percent
-        std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(rng.normal(0, 0.08))
-        level = rng.normal(0, 0.1) * std
+        if noise.std > 1e-3 * std:  # of the emptiest maps there is no estimate, and their voxels would leave every range
+            level, std = noise.mean, noise.std
     return prepare(resample(mean, shape, 1), level, std, task.channels, 1, task.compress), resample(target, shape, 1), atoms
 
 

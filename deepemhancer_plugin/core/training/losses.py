@@ -23,7 +23,7 @@ def _matrices(edge: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Loss:
-    """MAE + weight * (1 - mean FSC) + square_weight * relative squared error + gradient_weight * mean absolute error of the gradient.
+    """absolute_weight * MAE + weight * (1 - mean FSC) + square_weight * relative squared error + gradient_weight * MAE of the gradient.
 
     For cubes (batch, edge, edge, edge, 1); the mean FSC is that over the shells that the target fills.
 
@@ -35,8 +35,10 @@ class Loss:
     made of noise, or of what surrounds a molecule, is next to nothing in a mean over all voxels.
     """
 
-    def __init__(self, weight: float, gradient_weight: float = 0.0, empty_weight: float = 1.0, square_weight: float = 0.0):
-        self.weight, self.gradient_weight, self.empty_weight, self.square_weight = weight, gradient_weight, empty_weight, square_weight
+    def __init__(self, weight: float, gradient_weight: float = 0.0, empty_weight: float = 1.0, square_weight: float = 0.0,
+                 absolute_weight: float = 1.0):
+        self.weight, self.gradient_weight, self.empty_weight = weight, gradient_weight, empty_weight
+        self.square_weight, self.absolute_weight = square_weight, absolute_weight
 
     def _transform(self, cubes):
         """Half spectra (batch, edge * edge * (edge // 2 + 1)): real and imaginary parts, by products with the DFT's matrices."""
@@ -70,7 +72,7 @@ class Loss:
         errors = ops.abs(target - prediction)
         if self.empty_weight != 1:
             errors = errors * ops.where(ops.abs(target) < NOTHING, self.empty_weight, 1.0)
-        loss = ops.mean(errors)
+        loss = self.absolute_weight * ops.mean(errors)
         if self.weight:
             curve, filled = self.shells(target, prediction)
             loss = loss + self.weight * ops.mean(filled * (1 - curve))

@@ -176,7 +176,8 @@ def prepare_pair(entry: Entry, task: Task, threshold: float = CORRELATION, use_f
 
     Args:
         entry: one row of the table.
-        task: what the network sees, and the kind of target; "sharp" is a question of which maps are chosen, and the same as "tight" here.
+        task: what the network sees, and the kind of target; "sharp" is a question of which maps are chosen, and like "model" the same as
+            "tight" here.
         threshold: correlation of map and model under which the pair is unfit.
         use_file_b: the model's own B factors where they differ from atom to atom, else one for all, refined.
 

@@ -28,7 +28,7 @@ class Settings:
     steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
     rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
     schedule          "cosine", or "plateau": halved after five validations without improvement, as published
-    fsc_weight, square_weight, gradient_weight   of the terms beside the mean absolute error (losses.Loss)
+    absolute_weight, fsc_weight, square_weight, gradient_weight   of the loss's terms (losses.Loss)
     empty_weight      of the mean absolute error where the target is empty
     pool, workers     cubes held in memory, and the processes that make them
     precision         Keras's dtype policy
@@ -45,6 +45,7 @@ class Settings:
     rate: float = 6e-4
     warmup: int = 400
     schedule: str = "cosine"
+    absolute_weight: float = 1.0
     fsc_weight: float = 0.05
     square_weight: float = 0.0
     gradient_weight: float = 0.0
@@ -156,11 +157,13 @@ class Trainer:
         keras.config.set_dtype_policy(settings.precision)
         keras.utils.set_random_seed(settings.seed)
         self.network = load_weights(start)[0] if start else build(settings.architecture)
-        if replace(self.network.architecture, normalization=settings.architecture.normalization) != settings.architecture:
-            raise InputError(f"{start}: weights of another network ({self.network.architecture}) than the one to train ({settings.architecture}); "
+        asked = settings.architecture
+        if replace(self.network.architecture, normalization=asked.normalization, answer=asked.answer) != asked:
+            raise InputError(f"{start}: weights of another network ({self.network.architecture}) than the one to train ({asked}); "
                              "the same is needed")
-        self.network.architecture = settings.architecture
-        self.loss = Loss(settings.fsc_weight, settings.gradient_weight, settings.empty_weight, settings.square_weight)
+        self.network.architecture = asked
+        self.loss = Loss(settings.fsc_weight, settings.gradient_weight, settings.empty_weight, settings.square_weight,
+                         settings.absolute_weight)
         optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
                                           ema_overwrite_frequency=None)
         # One model for each edge, all of the same weights: their shapes are known when they are compiled.
