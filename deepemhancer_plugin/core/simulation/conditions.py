@@ -86,6 +86,8 @@ def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128)
     if typical:
         return conditions
     changes: dict = {"sphere": rng.random() < 0.8, "reconstruction": rng.random() < 0.7}
+    if rng.random() < 0.5:  # what is to be taken away is as good as never seen too often
+        changes["micelle"] = rng.uniform(0.2, 0.7)
     changes["defocus"] = rng.uniform(0.6, 2.5) if rng.random() < 0.8 else 0.0
     if rng.random() < 0.25:
         changes["symmetry"] = str(rng.choice(SYMMETRIES))
