@@ -17,7 +17,7 @@ from small_network import SMALL
 from deepemhancer_plugin.core.embedded import FOLDER, load_file
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, Architecture, build, load_weights, save_weights
-from deepemhancer_plugin.core.normalization import noise_from_map
+from deepemhancer_plugin.core.normalization import NoiseStats, noise_from_map
 from deepemhancer_plugin.core.orientations import rotated
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
 from deepemhancer_plugin.core.synthetic import build_protein
@@ -206,6 +206,13 @@ def test_volumes_of_noise_have_an_empty_target_and_the_noise_that_a_single_map_w
         assert all(np.any(target) == (share == 0) for _, target, _ in made)
         counts.append(len(seen))
     assert 0 < counts[1] < counts[0] < 12
+
+
+def test_a_noise_of_nothing_is_not_believed(molecule, monkeypatch):
+    monkeypatch.setattr(cubes_module, "SINGLE", 1.0)
+    monkeypatch.setattr(cubes_module, "noise_from_map", lambda _: NoiseStats(0.0, 1e-154, "shell"))
+    inputs, _, _ = volume(molecule, np.random.default_rng(5), (48, 52), noise_only=0)
+    assert np.isfinite(inputs).all() and np.abs(inputs).max() < 20
 
 
 def drawn(molecule, task, seed, monkeypatch, micelle=0.5):
