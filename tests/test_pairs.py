@@ -359,7 +359,8 @@ def test_settings_by_the_flags():
     assert plain == Settings() and plain.task == Task()
     assert published == replace(Settings(**PUBLISHED_SETTINGS), steps=7) and published.task == Task(channels=1, compress=False)
     assert settings_of("--target", "wide", "--gradientWeight", "0.2") == replace(Settings(), target="wide", gradient_weight=0.2)
-    assert settings_of("--noiseOnly", "0.4", "--emptyWeight", "6") == replace(Settings(), noise_only=0.4, empty_weight=6.0)
+    assert settings_of("--noiseOnly", "0.4", "--typical", "0.7", "--emptyWeight", "6") == replace(Settings(), noise_only=0.4, typical=0.7,
+                                                                                                  empty_weight=6.0)
     masked = settings_of("--masked", "--target", "sharp")
     assert masked.task == Task(masked=True, target="sharp") and masked.architecture.normalization == "mask"
     assert settings_of("--architecture", '{"norm": "group", "entrance": 1}').architecture == replace(Architecture(), norm="group", entrance=1)
@@ -378,7 +379,8 @@ def test_settings_by_the_flags():
     (["--pairs", "t", "--architecture", '{"norm": "batch"}'], "norm batch is none of"),
     (["--pairs", "t", "--start", "tightTarget", "--network", "published"], "weights of the embedded network"),
     (["--pairs", "t", "--start", "tightTarget", "--architecture", '{"norm": "none"}'], "weights of another network"),
-    (["--pairs", "t", "--noiseOnly", "1.5"], "--noiseOnly 1.5: a share"), (["--pairs", "t", "--warmup", "-1"], "--warmup -1")])
+    (["--pairs", "t", "--noiseOnly", "1.5"], "--noiseOnly 1.5: a share"), (["--pairs", "t", "--typical", "1.5"], "--typical 1.5: a share"),
+    (["--pairs", "t", "--warmup", "-1"], "--warmup -1")])
 def test_bad_arguments_of_train(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "-o", "runs", *arguments]) == 1

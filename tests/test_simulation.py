@@ -7,6 +7,7 @@ from itertools import pairwise
 import gemmi
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -152,6 +153,18 @@ def test_micelle_is_in_the_input_and_not_in_the_target(molecule, plain):
     means = [(m.half1 + m.half2)[near].mean() / 2 for m in (belt, plain)]
     inside = plain.model[mask(plain.molecule, plain.half1.shape, 1.0, 3.5) == 1].mean()
     assert means[0] > means[1] + 0.15 * inside
+
+
+def test_a_lumpy_micelle_varies_in_density_and_stays_where_it_is(molecule):
+    quiet = replace(PLAIN, micelle=0.7, noise=0.0)
+    even, lumpy = (simulate(molecule, replace(quiet, micelle_lumps=lumps), 1) for lumps in (0.0, 0.8))
+    np.testing.assert_array_equal(lumpy.model, even.model)
+    bare = simulate(molecule, replace(quiet, micelle=0.0), 1).half1
+    belt, lumps = even.half1 - bare, lumpy.half1 - bare
+    where = belt > 0.5 * belt.max()
+    ratio = lumps[where] / belt[where]
+    assert ratio.std() > 0.25 and ratio.min() > -0.2  # smoothed by 6 A, at most 0.8; nowhere less than nothing
+    assert np.abs(lumps[ndimage.distance_transform_edt(belt < 0.05 * belt.max()) > 6]).max() < 0.1 * belt.max()
 
 
 def test_solvent_lowers_the_molecule_and_not_the_target(molecule, plain):

@@ -23,6 +23,7 @@ class Conditions:
     solvent          density of the bulk solvent relative to the molecule's mean
     micelle          density of a detergent belt relative to the molecule's mean; 0: none
     micelle_height, micelle_width   half height of the belt, and its width beyond the molecule
+    micelle_lumps    standard deviation of the belt's density from place to place, relative to its mean
     symmetry         C1, or copies of the molecule in contact: C2 to C19, D2 to D9, T, O, I, "helix" (a fibre through the box) or "shell"
                      (20-60 copies in random orientations on a sphere)
     ligands          small ligands and glycans added to the molecule's surface, in the target as in the halves
@@ -53,6 +54,7 @@ class Conditions:
     micelle: float = 0.0
     micelle_height: float = 16.0
     micelle_width: float = 10.0
+    micelle_lumps: float = 0.0
     symmetry: str = "C1"
     ligands: int = 0
     weak: float = 1.0
@@ -110,5 +112,6 @@ def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128)
     rates = [1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2), rng.uniform(0.5, 1.0)]
     rate = changes["sampling_rate"] = float(rng.choice(rates, p=[0.35, 0.37, 0.2, 0.08]))
     edge = rng.integers(box[0], box[1] + 1) if rate > 0.8 else box[0]
+    changes["micelle_lumps"] = rng.uniform(0, 0.8)
     changes["box"] = fft.next_fast_len(math.ceil(edge / rate))  # as reconstructions have them
     return replace(conditions, **changes)

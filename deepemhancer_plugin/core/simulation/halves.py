@@ -2,7 +2,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 from scipy.special import i0e
 
@@ -128,6 +128,9 @@ def _micelle(box: _Box, molecule: Molecule, conditions: Conditions, rng: np.rand
         belt = ((height_at / height)**4 + (radius / width)**4 < 1).astype(np.float32)
     # Head groups scatter more than the tails in the middle plane.
     belt *= 1 - np.float32(rng.uniform(0, 0.6)) * np.exp(-(height_at / np.float32(0.4 * height))**2)
+    if conditions.micelle_lumps:  # where lipids are in order, or missing
+        lumps = ndimage.gaussian_filter(rng.standard_normal(box.shape, np.float32), rng.uniform(2.5, 12) / box.rate, mode="wrap")
+        belt *= np.maximum(1 + np.float32(conditions.micelle_lumps / lumps.std()) * lumps, 0)
     return belt
 
 

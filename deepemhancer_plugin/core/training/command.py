@@ -47,6 +47,7 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
     p.add_argument("--gradientWeight", type=float, help="of the gradient's mean absolute error")
     p.add_argument("--emptyWeight", type=float, help="of the error where the target is empty")
     p.add_argument("--noiseOnly", type=float, metavar="F", help="share of the simulated volumes that hold nothing but noise")
+    p.add_argument("--typical", type=float, metavar="F", help="share of the simulated volumes under the conditions that are met most")
     p.add_argument("--pool", type=int, help="cubes held in memory")
     p.add_argument("--workers", type=int, help="processes that make cubes")
     p.add_argument("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"])
@@ -63,10 +64,10 @@ def _flags(settings: Any) -> dict[str, Any]:
 
 _SETTINGS = {"steps": "steps", "batch": "batch", "edges": "edges", "rate": "rate", "warmup": "warmup", "schedule": "schedule",
              "absoluteWeight": "absolute_weight", "fscWeight": "fsc_weight", "squareWeight": "square_weight",
-             "gradientWeight": "gradient_weight", "emptyWeight": "empty_weight", "noiseOnly": "noise_only",
+             "gradientWeight": "gradient_weight", "emptyWeight": "empty_weight", "noiseOnly": "noise_only", "typical": "typical",
              "pool": "pool", "workers": "workers", "precision": "precision", "validateEvery": "validate_every"}
 _LOWEST = {"steps": 1, "minutes": 0.01, "batch": 1, "rate": 1e-9, "warmup": 0, "absoluteWeight": 0, "fscWeight": 0, "squareWeight": 0,
-           "gradientWeight": 0, "emptyWeight": 0, "noiseOnly": 0, "pool": 8, "workers": 1, "validateEvery": 1}
+           "gradientWeight": 0, "emptyWeight": 0, "noiseOnly": 0, "typical": 0, "pool": 8, "workers": 1, "validateEvery": 1}
 # Of fine-tuning: a tenth of the rate and a fifth of the steps, so that what the weights know is kept; and a shorter average to match.
 FINE_TUNE: dict[str, Any] = {"rate": 6e-5, "steps": 4000, "warmup": 100, "validate_every": 500, "average": 0.99}
 # What made weights that answer with a mean (networks.Architecture), and is to go on with them.
@@ -98,8 +99,9 @@ def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequen
     for flag, low in _LOWEST.items():
         if getattr(a, flag) is not None and not getattr(a, flag) >= low:
             raise InputError(f"--{flag} {getattr(a, flag)}: at least {low} is needed")
-    if a.noiseOnly is not None and a.noiseOnly > 1:
-        raise InputError(f"--noiseOnly {a.noiseOnly:g}: a share from 0 to 1 is right")
+    for flag in ("noiseOnly", "typical"):
+        if (getattr(a, flag) or 0) > 1:
+            raise InputError(f"--{flag} {getattr(a, flag):g}: a share from 0 to 1 is right")
     if not 0 < a.pairShare < 1:
         raise InputError(f"--pairShare {a.pairShare:g}: between 0 and 1 is right; leave out --structures or --pairs for all of the other")
     start = _start(a.start or ("tightTarget" if name == "fine-tune" else None))
@@ -179,7 +181,7 @@ def _sources(a: argparse.Namespace, settings, folder: Path, log) -> dict[str, An
     if a.structures:
         files = split_structures(Path(a.structures))
         log(f"{len(files['train'])} structures to train on, {len(files['validation'])} held out")
-        found.append({split: Simulation([read_molecule(f) for f in files[split]], settings.task, settings.noise_only)
+        found.append({split: Simulation([read_molecule(f) for f in files[split]], settings.task, settings.noise_only, settings.typical)
                       for split in ("train", "validation")})
     if a.pairs:
         pairs = prepare_table(Path(a.pairs), folder / "prepared", settings.task, settings.seed, a.correlation, a.modelB == "file", log)

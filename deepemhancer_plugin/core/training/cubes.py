@@ -21,7 +21,7 @@ COLOURS = -2.5, 1.2    # its amplitude's growth with frequency, from and to thes
 SINGLE, SINGLE_NOISE = 0.2, 0.7  # share of volumes, with a molecule and without, whose noise is estimated as that of a single map is
 NEAR_MOLECULE = 0.75   # share of cubes that lie about an atom; the rest anywhere in the box
 SHARP_BELOW = 4.0      # A: the resolution that maps for the target "sharp" have at least
-TYPICAL = 0.5          # share of the volumes under the conditions that are met most
+TYPICAL = 0.5          # share of volumes under the conditions that are met most
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Simulation:
-    """Source of cubes of half maps simulated from molecules; the share `noise_only` of them without any molecule."""
+    """Source of cubes of half maps simulated from molecules; the shares `noise_only` of them without any molecule, and `typical` of
+    those under the conditions that are met most."""
     molecules: Sequence[Molecule]
     task: Task = Task()
     noise_only: float = NOISE_ONLY
+    typical: float = TYPICAL
 
     def __len__(self) -> int:
         return len(self.molecules)
@@ -69,7 +71,7 @@ class Simulation:
         return int(rng.integers(len(self)))
 
     def cubes(self, entry: int, rng: np.random.Generator, count: int, edge: int) -> tuple[np.ndarray, np.ndarray]:
-        return cubes(self.molecules[entry], rng, count, edge, self.task, self.noise_only)
+        return cubes(self.molecules[entry], rng, count, edge, self.task, self.noise_only, self.typical)
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,13 @@ def _sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
 
 
 def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], task: Task = Task(),
-           noise_only: float = NOISE_ONLY) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+           noise_only: float = NOISE_ONLY, typical: float = TYPICAL) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input (z, y, x, channels), target (z, y, x), and atoms (n, 3) as z, y, x in voxels of one simulated map at 1 A/voxel.
 
-    `box`: the smallest and the largest edge in A. `noise_only`: how likely nothing but noise.
+    `box`: the smallest and the largest edge in A. `noise_only`, `typical`: how likely nothing but noise, and plain conditions.
     """
     conditions = random_conditions(rng, box)
-    if rng.random() < TYPICAL:
+    if rng.random() < typical:
         edge = fft.next_fast_len(int(rng.integers(box[0], box[1] + 1)))
         conditions = replace(random_conditions(rng, typical=True), box=edge)
     if task.target == "sharp":
@@ -142,9 +144,9 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
 
 
 def cubes(molecule: Molecule, rng: np.random.Generator, count: int, edge: int, task: Task = Task(),
-          noise_only: float = NOISE_ONLY) -> tuple[np.ndarray, np.ndarray]:
+          noise_only: float = NOISE_ONLY, typical: float = TYPICAL) -> tuple[np.ndarray, np.ndarray]:
     """`count` cubes of one simulated map: inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1), float16."""
-    inputs, target, atoms = volume(molecule, rng, (max(96, edge), max(128, edge + 12)), task, noise_only)
+    inputs, target, atoms = volume(molecule, rng, (max(96, edge), max(128, edge + 12)), task, noise_only, typical)
     room = np.array(target.shape) - edge
     xs, ys = [], []
     for _ in range(count):

@@ -14,7 +14,7 @@ import numpy as np
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, UNREADABLE, Architecture, build, load_weights, save_weights
-from deepemhancer_plugin.core.training.cubes import NOISE_ONLY, Source, Task
+from deepemhancer_plugin.core.training.cubes import NOISE_ONLY, TYPICAL, Source, Task
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.pool import Pool
 
@@ -35,6 +35,7 @@ class Settings:
     average           momentum of the weights' moving average, which is what is saved; 0: the weights themselves
     target            what is asked of the network (cubes.Task); its input is in the architecture
     noise_only        share of the simulated volumes that hold nothing but noise
+    typical           share of them under the conditions that are met most (simulation.random_conditions)
     blur              share of the cubes whose input is blurred (pool.Pool.batch)
     """
     architecture: Architecture = field(default_factory=Architecture)
@@ -59,6 +60,7 @@ class Settings:
     seed: int = 0
     target: str = "tight"
     noise_only: float = NOISE_ONLY
+    typical: float = TYPICAL
     blur: float = 0.0
 
     @property
