@@ -40,7 +40,7 @@ class Share:
     grows: float
 
 
-OF_MEDIAN, OF_MEAN = Share(0.15, 1.3, 0.35, 2), Share(0.0, 0.8, 0.5, 1)
+OF_MEDIAN, OF_MEAN = Share(0.15, 1.3, 0.35, 2), Share(0.0, 1.0, 0.5, 1)
 
 
 def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
