@@ -202,10 +202,10 @@ def test_volumes_of_noise_have_an_empty_target_and_the_noise_that_a_single_map_w
     monkeypatch.setattr(cubes_module, "noise_from_map", estimate)
     for share in (1.0, 0.0):
         seen.clear()
-        made = [volume(molecule, np.random.default_rng(seed), (48, 52), noise_only=share) for seed in range(12)]
+        made = [volume(molecule, np.random.default_rng(seed), (48, 52), noise_only=share) for seed in range(24)]
         assert all(np.any(target) == (share == 0) for _, target, _ in made)
         counts.append(len(seen))
-    assert 0 < counts[1] < counts[0] < 12
+    assert 0 < counts[1] < counts[0] < 24
 
 
 def test_a_noise_of_nothing_is_not_believed(molecule, monkeypatch):
