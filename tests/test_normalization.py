@@ -187,15 +187,6 @@ def test_box_without_solvent_warns():
         noise_from_map(((half1 + half2) / 2)[12:-12, 12:-12, 12:-12].copy())
 
 
-def test_a_density_without_noise_is_measured_by_its_voxels():
-    """The tail of a Gaussian is next to nothing in every window, which is no noise to normalise by."""
-    squared = np.square(np.arange(64) - 32.0)
-    tail = np.exp(-(squared[:, None, None] + squared[:, None] + squared) / 32).astype(np.float32)
-    with pytest.warns(MapWarning, match="next to none"):
-        stats = noise_from_map(tail)
-    assert stats.std == pytest.approx(tail[tail != 0].std(dtype=np.float64))
-
-
 def test_refused_maps():
     half1 = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
     with pytest.raises(InputError, match="shape"):

@@ -22,7 +22,6 @@ from deepemhancer_plugin.core.errors import InputError, MapWarning
 _SOLVENT_AT_LEAST = 0.1    # of the windows: what the search for the solvent's level takes for granted
 _ENOUGH = 50               # windows, below which a histogram of them says nothing
 _SPHERE_FILLS = math.pi / 6
-_CLEAN = 1e-3              # of a map's standard deviation: no noise of a reconstruction is as small, but the tails of a density without any are
 
 
 @dataclass(frozen=True)
@@ -87,18 +86,17 @@ def noise_from_map(volume: np.ndarray) -> NoiseStats:
         InputError: the map is constant.
 
     Warns:
-        MapWarning: the estimate is shaky (masked map, hardly any solvent, uneven noise or none); names the numbers used.
+        MapWarning: the estimate is shaky (masked map, hardly any solvent, uneven noise); names the numbers used.
     """
     windows = _Windows.of(lambda planes: volume[planes], volume.shape)
     if windows is None or len(windows.mean) < _ENOUGH:
-        return _noise_of_voxels(volume, "the map has too few voxels with data")
+        return _noise_of_voxels(volume)
     level, spread = _level(windows.mean)
     power = np.log(windows.power(level))
     near = np.abs(windows.mean - level) < 2.5 * spread
     peak, sharpness = _lowest_peak(power[near] if near.sum() >= _ENOUGH else power)
     stats = NoiseStats(level, math.exp(0.5 * peak), "shell")
-    if stats.std < _CLEAN * math.sqrt(windows.power(level).mean()):
-        return _noise_of_voxels(volume, "the map has next to none")
+
     solvent = float(np.mean(np.abs(power - peak) < 0.6))
     if windows.with_data < 0.65 * _SPHERE_FILLS:
         _warn(stats, f"only {100 * windows.with_data:.0f} % of the box carries data: the map looks masked")
@@ -327,15 +325,15 @@ def _lowest_peak(log_power: np.ndarray) -> tuple[float, float]:
     return low + (int(peaks[0]) + 0.5) * step, float(density[peaks[0]]) / (len(log_power) * step)
 
 
-def _noise_of_voxels(volume: np.ndarray, why: str) -> NoiseStats:
-    """Median and median absolute deviation: for boxes too small for windows, maps that are hardly more than a mask, and those without noise."""
+def _noise_of_voxels(volume: np.ndarray) -> NoiseStats:
+    """Median and median absolute deviation: for boxes too small for windows, and maps that are hardly more than a mask."""
     values = volume[volume != 0]
     if values.size == 0 or values.max() == values.min():
         raise InputError("the map is constant: there is no noise to measure")
     mean = float(np.median(values))
-    std, overall = 1.4826 * float(np.median(np.abs(values - mean))), float(values.std(dtype=np.float64))
-    stats = NoiseStats(mean, std if std > _CLEAN * overall else overall, "shell")
-    _warn(stats, why)
+    std = 1.4826 * float(np.median(np.abs(values - mean))) or float(values.std(dtype=np.float64))
+    stats = NoiseStats(mean, std, "shell")
+    _warn(stats, "the map has too few voxels with data")
     return stats
 
 
