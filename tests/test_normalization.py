@@ -123,6 +123,22 @@ def test_sphere_that_was_filtered_afterwards_leaves_no_false_noise_in_the_corner
             assert stats.std == pytest.approx(std, rel=0.2)    # of a few thousand correlated voxels
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_box_whose_corners_hold_a_smooth_drift_instead_of_noise(seed):
+    """As RELION's reconstructions without padding: noise within a sphere, outside of it a level that its gridding correction raises."""
+    rng = np.random.default_rng(seed)
+    k = frequency((32,) * 3)
+    radius = np.sqrt(sum((i - 16) ** 2 for i in np.ogrid[:32, :32, :32]))
+    inside = 0.5 + 0.5 * np.cos(np.pi * np.clip((radius - 16) / 3, 0, 1))
+    noise = fft.irfftn(fft.rfftn(rng.standard_normal((32,) * 3)) * np.exp(-60 * k**2 / 4), (32,) * 3)
+    std = noise[(radius > 8) & (radius < 15)].std()
+    drift = 0.02 * std * np.maximum(radius - 16, 0) ** 2
+    volume = (noise * inside + 25 * std * np.exp(-(radius / 4) ** 2) - drift).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")    # there is little solvent
+        assert noise_from_map(volume).std == pytest.approx(std, rel=0.15)
+
+
 def test_halves_give_the_noise_of_the_solvent_where_the_molecule_has_more():
     half1, half2, mean, std = half_maps("centred")
     inside = np.zeros(half1.shape, np.float32)

@@ -225,11 +225,11 @@ class _Windows:
 
     @classmethod
     def of(cls, planes: Callable[[slice], np.ndarray], shape: tuple[int, ...], kept: np.ndarray | None = None) -> _Windows | None:
-        """Windows of 8^3 voxels (4^3 in a box under 32), every half window. None: the box is too small, or nothing in it varies.
+        """Windows of 8^3 voxels (4^3 in a box under 40), every half window. None: the box is too small, or nothing in it varies.
 
         `planes` gives a slab of the map; one at a time is held, the map is never copied. `kept`: the windows of an earlier call.
         """
-        edge = 4 if min(shape) >= 32 else 2
+        edge = 4 if min(shape) >= 40 else 2
         grid = tuple(n // edge for n in shape)
         if min(grid) < 3:
             return None
@@ -287,7 +287,8 @@ def _in_sphere(mean: np.ndarray, log_variance: np.ndarray, kept: np.ndarray, gri
         return everywhere
     empty = (corner & kept).sum() < 0.5 * corner.sum()
     falls = empty or (corner.any() and abs(outside - np.median(log_variance[corner & kept])) > math.log(1.5))
-    drifts = np.var(mean[near & kept]) > math.exp(outside)
+    drifts = any(np.var(mean[part]) > times * math.exp(np.median(log_variance[part]))
+                 for part, times in ((near & kept, 1.0), (corner & kept, 0.6)) if part.any())
     return radius < 0.95 - 2 / grid[0] if falls or drifts else everywhere    # less half a window: not across the soft edge
 
 

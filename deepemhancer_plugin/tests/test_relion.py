@@ -135,7 +135,7 @@ class RelionTest(EnhanceTest):
         return cls.newProtocol(ProtRelionRefineDeepEMhancer, **{
             "inputParticles": cls.particles, "referenceVolume": cls.reference, "copyAlignment": True, "doCTF": False, "maskDiameterA": 55,
             "initialLowPassFilterA": 10, "angularSamplingDeg": 3, "localSearchAutoSamplingDeg": 3, "offsetSearchRangePix": 1.0,
-            "useFinerSamplingFaster": True, "skipPadding": True, "pooledParticles": 30, "doGpu": False, "numberOfMpi": 3, "enhanceFrom": 3,
+            "useFinerSamplingFaster": True, "skipPadding": False, "pooledParticles": 30, "doGpu": False, "numberOfMpi": 3, "enhanceFrom": 3,
             "enhancerGpus": "-1", "extraParams": "--random_seed 7 --minimum_angular_sampling 3.5 --low_resol_join_halves 20", **arguments})
 
 
