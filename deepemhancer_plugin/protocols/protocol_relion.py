@@ -160,6 +160,12 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
             errors.append(f"RELION's program {RECONSTRUCT} is not in {RelionPlugin.getHome('bin')}: RELION 3.1 or later has it.")
         return errors
 
+    def _warnings(self):
+        if self.skipPadding:
+            return ["*Skip padding* lets the solvent's level drift near the borders of a tight box: its noise cannot be told then, and may come out "
+                    "as density. Choose No, or a box twice the particle."]
+        return []
+
     # --------------------------- what it says about itself
     def _summary(self):
         if RelionPlugin is None:

@@ -169,6 +169,10 @@ class TestForm(RelionTest):
         finally:
             os.environ["PATH"] = path
 
+    def test_skipped_padding_is_warned_of(self):
+        self.assertEqual(self.refine().warnings(), [])
+        self.assertIn("*Skip padding*", " ".join(self.refine(skipPadding=True).warnings()))
+
     def test_blush_excludes_the_hook(self):
         prot = self.refine()
         prot.useBlush = True  # RELION 5's parameter
