@@ -89,6 +89,15 @@ def test_single_map_of_noise_of_any_colour_gives_next_to_nothing(made, model, wh
         assert not enhance([noise], 1.0, model, where).data.any()
 
 
+def test_map_with_next_to_no_noise(made, model, where):
+    """As one computed from a model: its noise, a billionth of the density here, is no measure for what the network was trained on."""
+    noise = np.random.default_rng(0).standard_normal(made.model.shape)
+    with pytest.warns(MapWarning, match="next to no noise"):
+        found = enhance([(made.model + 1e-9 * made.model.std() * noise).astype(np.float32)], 1.0, model, where)
+    assert found.report["noise"]["std"] == pytest.approx(0.01 * made.model.std(), rel=1e-3)
+    assert cc(found.data, made.model) > 0.93  # 0.924 with the noise as found
+
+
 def test_nothing_finer_comes_out_than_went_in(model, where):
     low = simulate(from_structure(build_protein(1)), Conditions(resolution=3.0, margin=16.0, low_pass=6.0), 5)
     halves = [low.half1, low.half2]

@@ -2,7 +2,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -179,6 +179,11 @@ def _check_memory(shape: tuple[int, ...], sampling_rate: float) -> None:
                          f"{needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free: free some, crop the box, or use a larger machine")
 
 
+# Of the map's standard deviation: below this the network sees steps of density that no training showed it. What a map without noise gave, taken to
+# have a thousandth, 3 thousandths, a hundredth of noise, correlated with the model's map by 0.929, 0.949, 0.965.
+LEAST_NOISE = 0.01
+
+
 def _noise(maps: Sequence[np.ndarray], model: Model, options: Options) -> NoiseStats | None:
     """The noise's statistics in the input's units; None where a mask normalises instead."""
     if model.normalization == "mask":
@@ -191,7 +196,13 @@ def _noise(maps: Sequence[np.ndarray], model: Model, options: Options) -> NoiseS
         return normalization.noise_from_halves(*maps)
     if options.mask is not None:
         return normalization.noise_outside(maps[0], options.mask)
-    return normalization.noise_from_map(maps[0])
+    stats = normalization.noise_from_map(maps[0])
+    least = LEAST_NOISE * float(maps[0].std(dtype=np.float64))
+    if stats.std >= least:
+        return stats
+    warnings.warn(f"the map holds next to no noise; taken for it is {least:.5g}, {100 * LEAST_NOISE:g} % of the map's standard deviation", MapWarning,
+                  stacklevel=2)
+    return replace(stats, std=least)
 
 
 def _mean(maps: list[np.ndarray]) -> np.ndarray:
