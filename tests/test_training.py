@@ -442,6 +442,16 @@ def test_files_of_a_training(trained, samples):
         np.testing.assert_array_equal(before, np.asarray(after))  # the training goes on with its own weights
 
 
+def test_a_training_with_muon_resumes_with_it_alone(samples, tmp_path):
+    settings = replace(TINY, architecture=replace(SMALL, widths=(16,) * len(SMALL.widths)), optimizer="muon", steps=4)
+    first = Trainer(settings, tmp_path)
+    first.run(FixedPool(samples), (samples[0][:2], samples[1][:2]), lambda entry: None)
+    for a, b in zip(variables(first), variables(Trainer(settings, tmp_path)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(InputError, match="the settings that it was begun with"):
+        Trainer(replace(settings, optimizer="adam"), tmp_path)
+
+
 def test_stop_and_resume_is_as_one_training(trained, samples, tmp_path):
     validation = (samples[0][:2], samples[1][:2])
     first = Trainer(replace(TINY, steps=20), tmp_path)

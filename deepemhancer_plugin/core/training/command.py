@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.training import optimizers
 
 
 def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
@@ -38,6 +39,7 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
     p.add_argument("--minutes", type=float, default=math.inf, help="stop after that many minutes, earlier runs included")
     p.add_argument("--batch", type=int, help="cubes of the smallest edge a step")
     p.add_argument("--edges", help="edges of the cubes in voxels, multiples of 16, with commas between")
+    p.add_argument("--optimizer", choices=optimizers.NAMES, help="muon: orthogonal steps for the convolutions' kernels")
     p.add_argument("--rate", type=float, help="peak learning rate")
     p.add_argument("--warmup", type=int, help="steps until it is reached")
     p.add_argument("--schedule", choices=["cosine", "plateau"], help="plateau: halved after five validations without improvement")
@@ -62,8 +64,8 @@ def _flags(settings: Any) -> dict[str, Any]:
     return {flag: getattr(settings, name) for flag, name in _SETTINGS.items()}
 
 
-_SETTINGS = {"steps": "steps", "batch": "batch", "edges": "edges", "rate": "rate", "warmup": "warmup", "schedule": "schedule",
-             "absoluteWeight": "absolute_weight", "fscWeight": "fsc_weight", "squareWeight": "square_weight",
+_SETTINGS = {"steps": "steps", "batch": "batch", "edges": "edges", "optimizer": "optimizer", "rate": "rate", "warmup": "warmup",
+             "schedule": "schedule", "absoluteWeight": "absolute_weight", "fscWeight": "fsc_weight", "squareWeight": "square_weight",
              "gradientWeight": "gradient_weight", "emptyWeight": "empty_weight", "noiseOnly": "noise_only", "typical": "typical",
              "pool": "pool", "workers": "workers", "precision": "precision", "validateEvery": "validate_every"}
 _LOWEST = {"steps": 1, "minutes": 0.01, "batch": 1, "rate": 1e-9, "warmup": 0, "absoluteWeight": 0, "fscWeight": 0, "squareWeight": 0,

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, UNREADABLE, Architecture, build, load_weights, save_weights
+from deepemhancer_plugin.core.training import optimizers
 from deepemhancer_plugin.core.training.cubes import NOISE_ONLY, TYPICAL, Source, Task
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.pool import Pool
@@ -26,7 +27,8 @@ class Settings:
     edges, batch      edges of the cubes in voxels, drawn anew for each step, and how many of the smallest make a step (of the others as many
                       voxels); the larger ones teach the network what it sees inside a large map
     steps, minutes    the training ends after that many steps or minutes (the minutes of resumed runs are added up)
-    rate              peak learning rate of Adam: linear warm-up, then a cosine down to a hundredth
+    optimizer         "adam" or "muon" (optimizers.make)
+    rate              peak learning rate: linear warm-up, then a cosine down to a hundredth
     schedule          "cosine", or "plateau": halved after five validations without improvement, as published
     absolute_weight, fsc_weight, square_weight, gradient_weight   of the loss's terms (losses.Loss)
     empty_weight      of the mean absolute error where the target is empty
@@ -43,6 +45,7 @@ class Settings:
     batch: int = 8
     steps: int = 20000
     minutes: float = math.inf
+    optimizer: str = "adam"
     rate: float = 6e-4
     warmup: int = 400
     schedule: str = "cosine"
@@ -166,8 +169,7 @@ class Trainer:
         self.network.architecture = asked
         self.loss = Loss(settings.fsc_weight, settings.gradient_weight, settings.empty_weight, settings.square_weight,
                          settings.absolute_weight)
-        optimizer = keras.optimizers.Adam(settings.rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
-                                          ema_overwrite_frequency=None)
+        optimizer = optimizers.make(settings.optimizer, settings.rate, settings.average)
         # One model for each edge, all of the same weights: their shapes are known when they are compiled.
         self.models = {}
         for edge in settings.edges:
