@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import fft, ndimage
+from scipy.stats import norm
 
 from deepemhancer_plugin.core import spectrum
 from deepemhancer_plugin.core.amplitudes import (
@@ -122,6 +123,16 @@ def test_more_of_the_data_where_the_output_is_weak_and_uncertain(truth, hole, un
 def test_the_share_has_no_unit(truth):
     data = truth + np.random.default_rng(4).normal(0, 0.1, truth.shape).astype(np.float32)
     np.testing.assert_allclose(with_data(truth.copy(), 0.5, 1000 * data, OF_MEDIAN), with_data(truth.copy(), 0.5, data.copy(), OF_MEDIAN), atol=1e-4)
+
+
+@pytest.mark.parametrize("around", (3.0, 6.0))
+def test_the_share_fades_as_a_gaussians_integral_from_the_body(around):
+    body = np.zeros((96, 64, 64), np.float32)
+    body[:40] = 0.2
+    noise = np.random.default_rng(4).normal(size=body.shape).astype(np.float32)
+    added = np.maximum(with_data(body.copy(), 0.0, noise, replace(OF_MEDIAN, least=0.1, around=around)) - body, 0).mean((1, 2))
+    planes = np.arange(42, 50)
+    np.testing.assert_allclose(added[planes] / added[5:20].mean(), 2 * norm.sf((planes - 39.5) / around) - 0.01, atol=0.03)
 
 
 def test_no_body_no_data(truth):

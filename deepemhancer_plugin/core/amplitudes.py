@@ -26,21 +26,22 @@ FADED = np.array([0.00, 0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.15, 0.21, 0.30, 0.
 GAIN = np.array([0.00, 1.00, 2.00, 3.00, 4.20, 4.20, 4.00, 3.10, 2.60, 2.04, 1.70, 1.38, 1.20, 1.07, 1.00])
 NOTHING = 0.01  # of a protein's 95th percentile: what the network puts lower is solvent, and stays empty
 DENSE, MOLECULE = 0.1, 3000  # so high, and so many A^3 that hang together, is the least that a molecule has; what tightTarget makes of noise has less
-AROUND = 3.0  # A over which the share of the data fades around what is DENSE
 SIDE_CHAINS = np.linspace(1 / 6, 1 / 4, 9)  # 1/A: what has faded here tells how uncertain the output is
 
 
 @dataclass(frozen=True)
 class Share:
     """Of the data, relative to the density's height: `least` everywhere in the body; `more` above that where the output is 0, times its
-    `uncertainty` to the power `grows`, and less up to where the output is `weak`, of a protein's 95th percentile."""
+    `uncertainty` to the power `grows`, and less up to where the output is `weak`, of a protein's 95th percentile. It fades `around` what is DENSE
+    (the standard deviation of a Gaussian, A)."""
     least: float
     more: float
     weak: float
     grows: float
+    around: float
 
 
-OF_MEDIAN, OF_MEAN = Share(0.15, 1.3, 0.35, 2), Share(0.0, 1.0, 0.5, 1)
+OF_MEDIAN, OF_MEAN = Share(0.15, 1.3, 0.35, 2, 3.0), Share(0.0, 1.0, 0.5, 1, 6.0)
 
 
 def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +101,7 @@ def with_data(volume: np.ndarray, uncertain: float, data: np.ndarray, share: Sha
     level = np.percentile(data[body], 95)
     if level > 0:
         data *= np.float32(np.percentile(volume[body], 95) / level)
-        data *= np.clip(2 * ndimage.gaussian_filter(body.astype(np.float32), AROUND) - 0.01, 0, 1)
+        data *= np.clip(2 * ndimage.gaussian_filter(body.astype(np.float32), share.around) - 0.01, 0, 1)
         data *= np.float32(share.least) + np.float32(share.more * uncertain**share.grows) * np.maximum(1 - volume / np.float32(share.weak), 0)
         volume += data
     return np.maximum(volume, 0, out=volume)
