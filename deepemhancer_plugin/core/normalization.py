@@ -287,6 +287,7 @@ def _in_sphere(mean: np.ndarray, log_variance: np.ndarray, kept: np.ndarray, gri
         return everywhere
     empty = (corner & kept).sum() < 0.5 * corner.sum()
     falls = empty or (corner.any() and abs(outside - np.median(log_variance[corner & kept])) > math.log(1.5))
+    # A smooth drift alone, as RELION's gridding correction leaves in the corners of a small box, gives 0.8 there.
     drifts = any(np.var(mean[part]) > times * math.exp(np.median(log_variance[part]))
                  for part, times in ((near & kept, 1.0), (corner & kept, 0.6)) if part.any())
     return radius < 0.95 - 2 / grid[0] if falls or drifts else everywhere    # less half a window: not across the soft edge

@@ -15,7 +15,7 @@ def make(name: str, rate: float, average: float):
     average_and_clip = {"global_clipnorm": 1.0, "use_ema": True, "ema_momentum": average, "ema_overwrite_frequency": None}
     if name == "adam":
         return keras.optimizers.Adam(rate, **average_and_clip)
-    return _muon()(rate, weight_decay=0.0, adam_weight_decay=0.0, adam_beta_2=0.999, **average_and_clip)
+    return _muon()(rate, weight_decay=None, adam_weight_decay=None, **average_and_clip)
 
 
 def _muon():
