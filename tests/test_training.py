@@ -208,6 +208,15 @@ def test_volumes_of_noise_have_an_empty_target_and_the_noise_that_a_single_map_w
     assert 0 < counts[1] < counts[0] < 24
 
 
+def test_noise_is_of_every_colour(molecule, monkeypatch):
+    seen, simulate = [], cubes_module.simulate
+    monkeypatch.setattr(cubes_module, "simulate", lambda *a, **k: seen.append(a[1]) or simulate(*a, **k))
+    for seed in range(24):
+        volume(molecule, np.random.default_rng(seed), (48, 52), noise_only=1)
+    factors, exponents = zip(*((c.b_factor, c.noise_exponent) for c in seen), strict=True)
+    assert 0 <= min(factors) < 30 and 270 < max(factors) <= 300 and -2.5 <= min(exponents) < -2 and 0.5 < max(exponents) <= 1.2
+
+
 def test_a_noise_of_nothing_is_not_believed(molecule, monkeypatch):
     monkeypatch.setattr(cubes_module, "SINGLE", 1.0)
     monkeypatch.setattr(cubes_module, "noise_from_map", lambda _: NoiseStats(0.0, 1e-154, "shell"))
