@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["deepemhancer_plugin*"]),
     package_data={"deepemhancer_plugin": ["icon.png", "protocols.conf", "requirements-inference.txt", "templates/*.template",
-                                          "tests/conda_standin.sh", "core/models/*", "core/localres/models/*"]},
+                                          "tests/conda_standin.sh", "core/*.cpp", "core/models/*", "core/localres/models/*"]},
     install_requires=["scipion-pyworkflow", "scipion-em", "numpy", "scipy", "mrcfile", "matplotlib"],
     extras_require={"inference": lines("deepemhancer_plugin/requirements-inference.txt")},
     entry_points={

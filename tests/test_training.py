@@ -14,6 +14,7 @@ import pytest
 from scipy import ndimage
 from small_network import SMALL
 
+from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.embedded import FOLDER, load_file
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, Architecture, build, load_weights, save_weights
@@ -67,6 +68,15 @@ class FixedPool:
 
     def filled(self):
         return len(self.samples[0])
+
+
+@pytest.mark.parametrize("kind, bfloat16, precision", [("gpu", True, "mixed_bfloat16"), ("cpu", True, "mixed_bfloat16"), ("cpu", False, "float32")])
+def test_precision_is_the_device_s(tmp_path, monkeypatch, kind, bfloat16, precision):
+    """bfloat16 takes a CPU without units for it ten times as long and more."""
+    where = Devices(["/CPU:0"], [], kind, "", "", bfloat16)
+    monkeypatch.setattr(train_module.devices, "select_devices", lambda: where)
+    trainer = Trainer(replace(TINY, precision="auto"), tmp_path)
+    assert trainer.settings.precision == precision and trainer.network.model.get_layer("first").dtype_policy.name == precision
 
 
 # ------------------------------------------------------------------------------------------------------------------------ schedule

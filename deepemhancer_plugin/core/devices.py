@@ -251,6 +251,15 @@ def cpu_has_bfloat16() -> bool:
     return "amx_bf16" in _cpu_flags()
 
 
+def cpu_has_avx2() -> bool:
+    return "avx2" in _cpu_flags()
+
+
+def cpu_identity() -> str:
+    """What a program that is compiled for this CPU depends on."""
+    return f"{_cpu_name()} {' '.join(sorted(_cpu_flags()))}"
+
+
 def free_host_memory() -> int:
     """Bytes that this process can still allocate: the system's available memory, or what a container or a queue leaves of it."""
     meminfo = _read(_PROC / "meminfo")

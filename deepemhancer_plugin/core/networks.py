@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from deepemhancer_plugin.core import convolutions
 from deepemhancer_plugin.core.errors import InputError
 
 # What NumPy, zipfile, json and Keras raise on foreign and damaged files, which their documentation does not say.
@@ -96,12 +97,13 @@ class Embedded:
         from keras import layers
 
         self.architecture = architecture
+        convolution = convolutions.layer()
         widths, blocks = architecture.widths, architecture.blocks
 
         def block(x, name):
             y = _normalisation(architecture.norm, x.shape[-1], f"{name}_norm")(x)
-            y = layers.Conv3D(x.shape[-1], 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"{name}_a")(y)
-            y = layers.Conv3D(x.shape[-1], 3, padding="same", kernel_initializer="zeros", name=f"{name}_b")(y)
+            y = convolution(x.shape[-1], 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"{name}_a")(y)
+            y = convolution(x.shape[-1], 3, padding="same", kernel_initializer="zeros", name=f"{name}_b")(y)
             return layers.Add(name=f"{name}_sum")([x, y])
 
         def level(x, number, way):
@@ -120,7 +122,7 @@ class Embedded:
         if folded:
             x = layers.Conv3D(8 * architecture.channels, 2, strides=2, use_bias=False, kernel_initializer=_space_to_depth, trainable=False,
                               name="space_to_depth", dtype="float32")(x)
-        x = layers.Conv3D(widths[0], 3, padding="same", activation="relu", kernel_initializer="he_normal", name="first")(x)
+        x = convolution(widths[0], 3, padding="same", activation="relu", kernel_initializer="he_normal", name="first")(x)
         skips = []
         for number in range(len(widths)):
             x = level(x, number, "down")
@@ -130,7 +132,7 @@ class Embedded:
         for number in range(len(widths) - 2, -1, -1):
             x = layers.Add(name=f"join{number}")([skips.pop(), up(x, number)])
             x = level(x, number, "up")
-        x = layers.Conv3D(8 if folded else 1, 3, padding="same", kernel_initializer="zeros", name="last", dtype="float32")(x)
+        x = convolution(8 if folded else 1, 3, padding="same", kernel_initializer="zeros", name="last", dtype="float32")(x)
         if folded:
             x = layers.Conv3DTranspose(1, 2, strides=2, use_bias=False, kernel_initializer=_depth_to_space, trainable=False,
                                        name="depth_to_space", dtype="float32")(x)
@@ -154,7 +156,7 @@ class Published:
         def level(x, number, way):
             for i in range(architecture.blocks[number]):
                 name, width = f"{way}{number}_{i}", architecture.widths[number]
-                x = layers.Conv3D(width, 3, padding="same", kernel_initializer="he_normal", name=name)(x)
+                x = convolutions.layer()(width, 3, padding="same", kernel_initializer="he_normal", name=name)(x)
                 x = _normalisation(architecture.norm, width, f"{name}_norm")(x)
                 x = layers.PReLU(shared_axes=(1, 2, 3), name=f"{name}_prelu")(x)
             return x

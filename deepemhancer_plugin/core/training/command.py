@@ -52,7 +52,7 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
     p.add_argument("--typical", type=float, metavar="F", help="share of the simulated volumes under the conditions that are met most")
     p.add_argument("--pool", type=int, help="cubes held in memory")
     p.add_argument("--workers", type=int, help="processes that make cubes")
-    p.add_argument("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"])
+    p.add_argument("--precision", choices=["auto", "float32", "mixed_bfloat16", "mixed_float16"])
     p.add_argument("--validateEvery", type=int, help="steps; an epoch, for --schedule plateau")
     p.add_argument("--seed", type=int, default=0)
     p.epilog = "defaults: " + ", ".join(f"--{flag} {','.join(map(str, value)) if flag == 'edges' else value}" for flag, value in defaults.items())
@@ -116,7 +116,7 @@ def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequen
         log(f"step {entry['step']}, {entry['minutes']:.1f} min, about {entry['minutes'] * (1 / max(share, 1e-6) - 1):.0f} min left: loss "
             f"{entry['loss']:.4f}; held out: error {entry['mae']:.4f}, FSC {entry['fsc']:.3f}, correlation {entry['cc']:.3f}")
 
-    trainer = run(sources["train"], sources["validation"], settings, folder, report, start)
+    trainer = run(sources["train"], sources["validation"], settings, folder, report, start, log)
     plot_history(trainer.history, folder / "loss.png")
     log(f"wrote {folder / 'weights.npz'}: use it with --weights")
     return 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deepemhancer_plugin.core import convolutions, devices
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, UNREADABLE, Architecture, build, load_weights, save_weights
 from deepemhancer_plugin.core.training import optimizers
@@ -33,7 +34,7 @@ class Settings:
     absolute_weight, fsc_weight, square_weight, gradient_weight   of the loss's terms (losses.Loss)
     empty_weight      of the mean absolute error where the target is empty
     pool, workers     cubes held in memory, and the processes that make them
-    precision         Keras's dtype policy
+    precision         Keras's dtype policy; "auto": mixed_bfloat16 where the device has units for it, else float32
     average           momentum of the weights' moving average, which is what is saved; 0: the weights themselves
     target            what is asked of the network (cubes.Task); its input is in the architecture
     noise_only        share of the simulated volumes that hold nothing but noise
@@ -56,7 +57,7 @@ class Settings:
     empty_weight: float = 1.0
     pool: int = 200
     workers: int = 1
-    precision: str = "mixed_bfloat16"
+    precision: str = "auto"
     average: float = 0.999
     validate_every: int = 1000
     validation_cubes: int = 24
@@ -157,6 +158,9 @@ class Trainer:
         """InputError: `start` is of another architecture than the settings, or what is in the folder cannot be gone on from."""
         import keras
 
+        self.where = devices.select_devices()
+        if settings.precision == "auto":
+            settings = replace(settings, precision="mixed_bfloat16" if self.where.kind == "gpu" or self.where.bfloat16 else "float32")
         self.settings, self.folder = settings, folder
         folder.mkdir(parents=True, exist_ok=True)
         keras.config.set_dtype_policy(settings.precision)
@@ -292,14 +296,16 @@ def _plain(settings: Settings) -> dict:
 
 
 def train(source: Source, held_out: Source, settings: Settings, folder: Path, report: Callable[[dict], None],
-          start: str | Path | None = None) -> Trainer:
+          start: str | Path | None = None, log: Callable[[str], None] = lambda line: None) -> Trainer:
     """Train on `source`, validate on `held_out` (both made for `settings.task`), keep everything in `folder`, go on from what is there already.
 
-    `start`: weights to start from instead of random ones.
+    `start`: weights to start from instead of random ones. `log` is told the device.
     """
     with Pool(source, settings.pool, max(settings.edges), settings.architecture.channels, settings.workers, settings.seed) as pool:
         validation = validation_set(held_out, settings)
         pool.wait(min(settings.pool, 4 * settings.batch))
         trainer = Trainer(settings, folder, start)
+        log(f"device: {trainer.where.description} ({trainer.where.why})")
+        log(f"precision: {convolutions.described(trainer.settings.precision, trainer.where)}")
         trainer.run(pool, validation, report)
     return trainer
