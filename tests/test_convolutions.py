@@ -151,7 +151,7 @@ def test_the_log_says_whose_convolutions():
 
 def test_a_process_of_its_own_uses_them(tmp_path):
     """From nothing, as a user's first run: compiled, and the network's output as Keras gives it."""
-    code = ("import sys; sys.path.insert(0, 'tests'); import numpy as np; from small_network import small_network; import tensorflow as tf;"
+    code = ("import sys; import numpy as np; import tensorflow as tf;"
             "x = np.random.default_rng(0).standard_normal((1, 32, 32, 32, 2)).astype('f4'); from deepemhancer_plugin.core.networks import *;"
             "import keras; keras.utils.set_random_seed(0); m = build(Architecture(widths=(16, 32), blocks=(1, 1))).model;"
             "[v.assign(0.1 * np.random.default_rng(i).standard_normal(v.shape)) for i, v in enumerate(m.trainable_variables)];"

@@ -68,53 +68,35 @@ template <class T> static inline void transform(const vec* in, vec* out) {
     for (int i = 0; i < O * O; i++) T::line(b + i * F, 1, out + i * O, 1);
 }
 
-// Products of matrices, each array's rows `COLUMNS` apart: ROWS x WIDE vectors at a time stay in registers.
-// out (rows, columns) = a (rows, inner) b (inner, columns)
-template <int ROWS, int WIDE> static inline void product(const float* a, const float* b, float* out, int inner, int columns) {
+// Products of matrices: out (rows, columns) = a b, or += where ADD, with b (inner, columns) and a[row, k] at a[row * by_row + k * by_inner], so
+// that it may be transposed. ROWS x WIDE vectors of `out` at a time stay in registers.
+template <bool ADD, int ROWS, int WIDE>
+static inline void product(const float* a, size_t by_row, size_t by_inner, const float* b, float* out, int inner, size_t columns) {
     vec sum[ROWS][WIDE] = {};
-    for (int k = 0; k < inner; k++) {
-        vec v[WIDE];
-        for (int j = 0; j < WIDE; j++) v[j] = load(b + (size_t)k * columns + j * VECTOR);
+    if (ADD)
         for (int r = 0; r < ROWS; r++)
-            for (int j = 0; j < WIDE; j++) sum[r][j] += a[(size_t)r * inner + k] * v[j];
+            for (int j = 0; j < WIDE; j++) sum[r][j] = load(out + r * columns + j * VECTOR);
+    for (int k = 0; k < inner; k++, a += by_inner, b += columns) {
+        vec v[WIDE];
+        for (int j = 0; j < WIDE; j++) v[j] = load(b + j * VECTOR);
+        for (int r = 0; r < ROWS; r++)
+            for (int j = 0; j < WIDE; j++) sum[r][j] += a[r * by_row] * v[j];
     }
     for (int r = 0; r < ROWS; r++)
-        for (int j = 0; j < WIDE; j++) store(out + (size_t)r * columns + j * VECTOR, sum[r][j]);
+        for (int j = 0; j < WIDE; j++) store(out + r * columns + j * VECTOR, sum[r][j]);
 }
-template <int WIDE> static void products(const float* a, const float* b, float* out, int rows, int inner, int columns) {
+template <bool ADD, int WIDE>
+static void all_rows(const float* a, size_t by_row, size_t by_inner, const float* b, float* out, int rows, int inner, size_t columns) {
     int r = 0;
-    for (; r + 6 <= rows; r += 6) product<6, WIDE>(a + (size_t)r * inner, b, out + (size_t)r * columns, inner, columns);
-    for (; r + 3 <= rows; r += 3) product<3, WIDE>(a + (size_t)r * inner, b, out + (size_t)r * columns, inner, columns);
-    for (; r < rows; r++) product<1, WIDE>(a + (size_t)r * inner, b, out + (size_t)r * columns, inner, columns);
+    for (; r + 6 <= rows; r += 6) product<ADD, 6, WIDE>(a + r * by_row, by_row, by_inner, b, out + r * columns, inner, columns);
+    for (; r + 3 <= rows; r += 3) product<ADD, 3, WIDE>(a + r * by_row, by_row, by_inner, b, out + r * columns, inner, columns);
+    for (; r < rows; r++) product<ADD, 1, WIDE>(a + r * by_row, by_row, by_inner, b, out + r * columns, inner, columns);
 }
-static void multiply(const float* a, const float* b, float* out, int rows, int inner, int columns) {
+template <bool ADD>
+static void multiply(const float* a, size_t by_row, size_t by_inner, const float* b, float* out, int rows, int inner, int columns) {
     int j = 0;
-    for (; j + 2 * VECTOR <= columns; j += 2 * VECTOR) products<2>(a, b + j, out + j, rows, inner, columns);
-    for (; j < columns; j += VECTOR) products<1>(a, b + j, out + j, rows, inner, columns);
-}
-// out (rows, columns) += a (inner, rows)^T b (inner, columns)
-template <int ROWS, int WIDE> static inline void outer(const float* a, const float* b, float* out, int rows, int inner, int columns) {
-    vec sum[ROWS][WIDE];
-    for (int r = 0; r < ROWS; r++)
-        for (int j = 0; j < WIDE; j++) sum[r][j] = load(out + (size_t)r * columns + j * VECTOR);
-    for (int k = 0; k < inner; k++) {
-        vec v[WIDE];
-        for (int j = 0; j < WIDE; j++) v[j] = load(b + (size_t)k * columns + j * VECTOR);
-        for (int r = 0; r < ROWS; r++)
-            for (int j = 0; j < WIDE; j++) sum[r][j] += a[(size_t)k * rows + r] * v[j];
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int j = 0; j < WIDE; j++) store(out + (size_t)r * columns + j * VECTOR, sum[r][j]);
-}
-template <int WIDE> static void outers(const float* a, const float* b, float* out, int rows, int inner, int columns) {
-    int r = 0;  // rows are a multiple of 8
-    for (; r + 6 <= rows; r += 6) outer<6, WIDE>(a + r, b, out + (size_t)r * columns, rows, inner, columns);
-    for (; r < rows; r += 2) outer<2, WIDE>(a + r, b, out + (size_t)r * columns, rows, inner, columns);
-}
-static void accumulate(const float* a, const float* b, float* out, int rows, int inner, int columns) {
-    int j = 0;
-    for (; j + 2 * VECTOR <= columns; j += 2 * VECTOR) outers<2>(a, b + j, out + j, rows, inner, columns);
-    for (; j < columns; j += VECTOR) outers<1>(a, b + j, out + j, rows, inner, columns);
+    for (; j + 2 * VECTOR <= columns; j += 2 * VECTOR) all_rows<ADD, 2>(a, by_row, by_inner, b + j, out + j, rows, inner, columns);
+    for (; j < columns; j += VECTOR) all_rows<ADD, 1>(a, by_row, by_inner, b + j, out + j, rows, inner, columns);
 }
 
 // The tiles of an array (n, z, y, x, features): 4^3 voxels each, those at the far borders perhaps less.
@@ -214,7 +196,7 @@ extern "C" void convolve(const float* in, const float* kernel, const float* bias
                 }
 #pragma omp for schedule(dynamic, 8)
             for (int p = 0; p < ALL; p++)
-                multiply(&points[p * block.in], &weights[p * matrix], &results[p * block.out], tiles, features_in, features_out);
+                multiply<false>(&points[p * block.in], features_in, 1, &weights[p * matrix], &results[p * block.out], tiles, features_in, features_out);
 #pragma omp for schedule(dynamic, 4)
             for (int t = 0; t < tiles; t++)
                 for (int k = 0; k < features_out; k += VECTOR) {
@@ -261,7 +243,7 @@ extern "C" void kernel_gradient(const float* in, const float* slope, float* grad
             }
 #pragma omp for schedule(dynamic, 8)
             for (int p = 0; p < ALL; p++)
-                accumulate(&points[p * block.in], &slopes[p * block.out], &weights[p * matrix], features_in, tiles, features_out);
+                multiply<true>(&points[p * block.in], 1, features_in, &slopes[p * block.out], &weights[p * matrix], features_in, tiles, features_out);
         }
 #pragma omp for
         for (int i = 0; i < features_in; i++)

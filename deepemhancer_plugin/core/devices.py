@@ -252,7 +252,8 @@ def cpu_has_bfloat16() -> bool:
 
 
 def cpu_has_avx2() -> bool:
-    return "avx2" in _cpu_flags()
+    """Whether the CPU has vectors of eight float32 and multiplies and adds them at once."""
+    return {"avx2", "fma"} <= _cpu_flags()
 
 
 def cpu_identity() -> str:
