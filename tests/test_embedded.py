@@ -17,7 +17,7 @@ from deepemhancer_plugin.core.embedded import FOLDER, EmbeddedModel, load_embedd
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import PUBLISHED, build, load_weights, save_weights
 from deepemhancer_plugin.core.normalization import NoiseStats
-from deepemhancer_plugin.core.windows import enhance_windows
+from deepemhancer_plugin.core.windows import enhance_windows, window_corners
 
 TILE, STRIDE = 16, 12
 
@@ -52,6 +52,15 @@ def slowly(volume):
         total[where] += weights * np.asarray(small_network().model(volume[where][None]))[0, ..., 0]
         weight[where] += weights
     return total / weight
+
+
+def test_more_orientations_where_the_windows_are_few():
+    """A larger map is never less work for the network."""
+    model = load_embedded("tightTarget")
+    windows = np.array([len(window_corners((n, n, n), model.tile, model.stride)) for n in range(64, 300)])
+    looks = windows * [model.orientations((n, n, n)) for n in range(64, 300)]
+    assert np.all(np.diff(looks) >= 0) and set(looks / windows) == {2, 4}
+    assert model.orientations((64, 64, 400)) == 2
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--classic", action="store_true", help="the original program's steps, voxel by voxel (official weights)")
     p.add_argument("--average", type=int, choices=[1, 2, 4, 24],
                    help="show each window in so many orientations: up to so many times slower, less dependent on the map's own; embedded "
-                        "weights keep what all see, the others average (default: 2 with embedded weights, otherwise 1)")
+                        "weights keep what all see, the others average (default: with embedded weights 4, of more than 160 A 2, otherwise 1)")
     p.add_argument("--sym", metavar="GROUP", help="average the enhanced map over a point group in RELION's conventions: C4, D2, T, O, I, I1 ...")
     p.add_argument("--helical", nargs=2, type=float, metavar=("RISE", "TWIST"), help="the same over a helix along z: rise in A, twist in degrees")
     p.add_argument("--trust", action="store_true", help="also say in how much of the output it claims more detail than the half maps support "

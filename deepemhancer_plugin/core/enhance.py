@@ -33,7 +33,7 @@ class Options:
     batch       the most tiles or windows at a time; None: chosen
     precision   "auto", "float32", "bfloat16" or "float16"
     classic     the original program's own steps, voxel by voxel (official weights only)
-    average     1, 2, 4 or 24: each window is shown in so many orientations (orientations.py); None: as the weights need it
+    average     1, 2, 4 or 24: each window is shown in so many orientations (orientations.py); None: as the weights and the map's size ask for
     symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
     amplitudes  raised where the embedded network lets them fade, and a share of the data added (amplitudes.py); a single map in which the network
                 sees no molecule comes out empty
@@ -249,7 +249,7 @@ def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Optio
                 tell: Callable[[str, int, int], None]) -> np.ndarray:
     mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
     combined = agreed if model.agree else averaged
-    predictors = [combined(model.predictor(precision, name), options.average or model.average) for name in where.names]
+    predictors = [combined(model.predictor(precision, name), options.average or model.orientations(inputs.shape[:3])) for name in where.names]
     tell("network", 0, 1)
     return windows.enhance_windows(inputs, predictors, model.tile, model.stride, _batch(model, options, where), mask,
                                    progress=lambda done, total: tell("network", done, total))

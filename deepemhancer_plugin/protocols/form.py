@@ -147,7 +147,7 @@ def _after(form):
                    label="Orientations to average",
                    help="Each part of the map is shown to the network in so many orientations: up to so many times slower, and less dependent on "
                         "how the map happens to lie. With embedded weights what all of them see is kept, with the others they are averaged.\n"
-                        "*automatic*: 2 with embedded weights, otherwise 1.")
+                        "*automatic*: with embedded weights 4 for maps up to 160 A, 2 for larger ones; otherwise 1.")
     group.addParam("checkTrust", params.BooleanParam, default=False, expertLevel=params.LEVEL_ADVANCED, label="Compare with the half maps?",
                    condition="useHalfMapsInsteadVol",
                    help="*Yes*: the summary also says in how much of the enhanced map its local resolution claims more detail than the half maps "
