@@ -442,6 +442,7 @@ def test_training_reduces_the_loss(trained, samples):
         loss = float(trainer.loss(samples[1][:2], trainer.network.model(samples[0][:2].astype(np.float32))))
     assert loss < 0.9 * untrained
     assert reports[0]["step"] == 20 and reports[-1]["step"] == 40 and reports[-1]["loss"] < reports[0]["loss"]
+    assert [entry["looks"] for entry in reports] == [20 * TINY.batch / len(samples[0]), 20 * TINY.batch]  # no new cube came later
     assert reports[-1]["mae"] < np.abs(samples[1][:2]).mean() and reports[-1]["cc"] > 0.2
 
 

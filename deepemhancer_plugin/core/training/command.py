@@ -114,7 +114,8 @@ def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequen
     def report(entry: dict) -> None:
         share = max(entry["step"] / settings.steps, entry["minutes"] / settings.minutes)
         log(f"step {entry['step']}, {entry['minutes']:.1f} min, about {entry['minutes'] * (1 / max(share, 1e-6) - 1):.0f} min left: loss "
-            f"{entry['loss']:.4f}; held out: error {entry['mae']:.4f}, FSC {entry['fsc']:.3f}, correlation {entry['cc']:.3f}")
+            f"{entry['loss']:.4f}, {entry['looks']:.1f} looks at a cube; held out: error {entry['mae']:.4f}, FSC {entry['fsc']:.3f}, "
+            f"correlation {entry['cc']:.3f}")
 
     trainer = run(sources["train"], sources["validation"], settings, folder, report, start, log)
     plot_history(trainer.history, folder / "loss.png")

@@ -251,7 +251,7 @@ class Trainer:
         if self.step >= settings.steps or self.minutes >= settings.minutes:
             return  # a finished training, started again
         batches = _Prefetch(lambda rng: _draw(pool, settings, rng), [settings.seed, self.step], max(1, settings.workers // 4))
-        started, before, losses = time.monotonic(), self.minutes, []
+        started, before, losses, made = time.monotonic(), self.minutes, [], 0
         scale = plateau(self._errors())
         try:
             ended = False
@@ -266,8 +266,10 @@ class Trainer:
                     raise FloatingPointError(f"the loss became {losses[-1]} at step {self.step}; lower the learning rate")
                 ended, regular = self.step >= settings.steps or self.minutes >= settings.minutes, self.step % settings.validate_every == 0
                 if regular or ended:
+                    fresh, made = pool.filled() - made, pool.filled()
                     self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)),
-                                         "simulated": pool.filled(), **self.validate(*validation), **({} if regular else {"end": True})})
+                                         "simulated": made, "looks": len(losses) * settings.batch / max(fresh, 1),
+                                         **self.validate(*validation), **({} if regular else {"end": True})})
                     losses = []
                     scale = plateau(self._errors())
                     report(self.history[-1])
