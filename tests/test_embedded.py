@@ -156,7 +156,7 @@ def test_the_family_differs_a_little_and_the_default_answers_with_a_mean():
     networks = [load_weights(FOLDER / f"{variant}.npz")[0] for variant in ("wideTarget", "highRes", "masked", "tightTarget")]
     base, *others, mean = (np.concatenate([np.ravel(v) for v in network.model.trainable_variables]) for network in networks)
     assert all(0 < np.abs(other - base).mean() < 0.1 * np.abs(base).mean() for other in others)
-    assert 0.1 < np.abs(mean - base).mean() / np.abs(base).mean() < 0.5
+    assert 0.1 < np.abs(mean - base).mean() / np.abs(base).mean() < 0.8
     assert [load_embedded(variant).fades for variant in ("wideTarget", "highRes", "masked", "tightTarget")] == [True, True, True, False]
 
 
@@ -212,7 +212,7 @@ def test_weights_for_masked_maps_need_the_mask_and_see_nothing_outside(tmp_path)
     with pytest.raises(InputError, match=r"w\.npz: these weights are for mask normalisation: give the mask"):
         enhance.enhance([volume.copy()], 1.0, model, CPU)
     mask[8:24, 8:24, 8:24] = True
-    options = enhance.Options(mask=mask, precision="float32")
+    options = enhance.Options(mask=mask, precision="float32", average=2)
     result = enhance.enhance([volume.copy()], 1.0, model, CPU, options)
     assert result.report["noise"] is None and not result.data[~mask].any() and result.data[mask].std() > 0
     other = np.where(ndimage.binary_dilation(mask, np.ones((3, 3, 3))), volume, -100)  # rule 1 takes one voxel more
