@@ -58,9 +58,9 @@ def test_more_orientations_where_the_windows_are_few():
     """A larger map is never less work for the network."""
     model = load_embedded("tightTarget")
     windows = np.array([len(window_corners((n, n, n), model.tile, model.stride)) for n in range(64, 300)])
-    looks = windows * [model.orientations((n, n, n)) for n in range(64, 300)]
+    looks = windows * [enhance.orientations(model, (n, n, n)) for n in range(64, 300)]
     assert np.all(np.diff(looks) >= 0) and set(looks / windows) == {2, 4}
-    assert model.orientations((64, 64, 400)) == 2
+    assert enhance.orientations(model, (64, 64, 400)) == 2
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -83,10 +83,6 @@ class OfficialModel:
     mask_rule: Literal[1, 2, 3] | None
     nodes: tuple[Node, ...] = field(repr=False)
 
-    def orientations(self, shape: tuple[int, ...]) -> int:
-        """In how many a map is shown where the user does not say: the original's one."""
-        return 1
-
     def predictor(self, precision: str = "float32", device: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
         """The network as a function from windows (n, tile, tile, tile) to windows of the same shape, float32; see
         official_network."""

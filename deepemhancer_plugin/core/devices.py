@@ -247,7 +247,8 @@ def _affinity() -> int:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 faster than float32: with AMX. With AVX-512 BF16 alone the networks take 1.5 times as long."""
+    """Whether the CPU multiplies bfloat16 faster than float32: with AMX. With AVX-512 BF16 alone the networks take 1.5
+    times as long on an Intel Xeon, three quarters on Zen 5, where a training step takes the same (docs/benchmarks.md)."""
     return "amx_bf16" in _cpu_flags()
 
 

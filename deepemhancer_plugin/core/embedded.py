@@ -23,7 +23,7 @@ class EmbeddedModel:
     kind = "embedded"
     tile = 64    # what it was trained on,
     stride = 48  # and how far apart the windows are: closer ones change no metric (docs/benchmarks.md)
-    agree = True  # its orientations have to (orientations.py), and a map in which it sees no molecule comes out empty (enhance.py)
+    agree = True  # several orientations have to (orientations.py), and a map in which it sees no molecule comes out empty (enhance.py)
 
     @cached_property
     def sha256(self) -> str:
@@ -46,11 +46,6 @@ class EmbeddedModel:
     def fades(self) -> bool:
         """Whether the amplitudes of what it is not sure of are to be raised (amplitudes.py)."""
         return self.architecture.answer == "median"
-
-    def orientations(self, shape: tuple[int, ...]) -> int:
-        """In how many a map (z, y, x) is shown where the user does not say: one alone depends on the map's own, four are better than two
-        (docs/benchmarks.md), and take the 27 windows of 160^3 voxels no longer than two take the 64 of the next larger maps."""
-        return 4 if max(shape) <= self.tile + 2 * self.stride else 2
 
     def predictor(self, precision: str = "float32", device: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
         """The network as a function from windows (n, tile, tile, tile, channels) to (n, tile, tile, tile), float32. Imports Keras."""
@@ -82,9 +77,6 @@ class PublishedModel(EmbeddedModel):
     """Weights of the published network that `deepemhancer train --network published` wrote."""
     stride = 16  # the published program's
     agree = False
-
-    def orientations(self, shape: tuple[int, ...]) -> int:
-        return 1
 
 
 def _architecture(path: str) -> Architecture:

@@ -245,11 +245,19 @@ def _prepared(volume: np.ndarray, sampling_rate: float, model: Model, noise: Noi
     return prepare(resample(volume, shape), noise.mean, noise.std, model.channels, compress=compress)
 
 
+def orientations(model: Model, shape: tuple[int, ...]) -> int:
+    """In how many a map (z, y, x) is shown where the user does not say: one alone depends on the map's own, four are better than two
+    (docs/benchmarks.md), and take the 27 windows of 160^3 voxels no longer than two take the 64 of the next larger maps."""
+    if not model.agree:
+        return 1
+    return 4 if max(shape) <= model.tile + 2 * model.stride else 2
+
+
 def _in_windows(inputs: np.ndarray, model: Model, precision: str, options: Options, where: Devices,
                 tell: Callable[[str, int, int], None]) -> np.ndarray:
     mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
     combined = agreed if model.agree else averaged
-    predictors = [combined(model.predictor(precision, name), options.average or model.orientations(inputs.shape[:3])) for name in where.names]
+    predictors = [combined(model.predictor(precision, name), options.average or orientations(model, inputs.shape[:3])) for name in where.names]
     tell("network", 0, 1)
     return windows.enhance_windows(inputs, predictors, model.tile, model.stride, _batch(model, options, where), mask,
                                    progress=lambda done, total: tell("network", done, total))

@@ -251,7 +251,7 @@ class Trainer:
         if self.step >= settings.steps or self.minutes >= settings.minutes:
             return  # a finished training, started again
         batches = _Prefetch(lambda rng: _draw(pool, settings, rng), [settings.seed, self.step], max(1, settings.workers // 4))
-        started, before, losses, made = time.monotonic(), self.minutes, [], 0
+        started, before, losses, drawn, made = time.monotonic(), self.minutes, [], 0, 0
         scale = plateau(self._errors())
         try:
             ended = False
@@ -260,6 +260,7 @@ class Trainer:
                 self.optimizer.learning_rate.assign(rate)
                 inputs, targets = batches.get()
                 losses.append(float(self.models[inputs.shape[1]].train_on_batch(inputs, targets)))
+                drawn += len(inputs)  # of larger edges fewer make a step
                 self.step += 1
                 self.minutes = before + (time.monotonic() - started) / 60
                 if not math.isfinite(losses[-1]):
@@ -268,9 +269,9 @@ class Trainer:
                 if regular or ended:
                     fresh, made = pool.filled() - made, pool.filled()
                     self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)),
-                                         "simulated": made, "looks": len(losses) * settings.batch / max(fresh, 1),
+                                         "simulated": made, "looks": drawn / max(fresh, 1),
                                          **self.validate(*validation), **({} if regular else {"end": True})})
-                    losses = []
+                    losses, drawn = [], 0
                     scale = plateau(self._errors())
                     report(self.history[-1])
                     self.save()
