@@ -412,6 +412,18 @@ def test_blur_takes_detail_from_some_inputs_and_none_from_the_targets():
     assert 8 <= blurred.sum() <= 32
 
 
+def test_cubes_are_renewed_as_fast_as_they_are_used(molecule):
+    with Pool(Simulation([molecule]), 16, 16, 2, 1, 0) as pool:
+        pool.wait(16)
+        for drawn, filled in ((0, 16), (3, 24), (8, 32)):  # eight come from one volume
+            pool.batch(drawn, 16, np.random.default_rng(0))
+            end = time.monotonic() + 60
+            while pool.filled() < filled and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            assert pool.filled() == filled
+
+
 def test_a_dead_worker_is_noticed(molecule):
     with Pool(Simulation([molecule]), 8, 32, 2, 1, 0) as pool:
         pool._processes[0].kill()

@@ -1,4 +1,4 @@
-"""A pool of training cubes in shared memory that worker processes keep renewing."""
+"""A pool of training cubes in shared memory that worker processes renew as fast as they are used."""
 import mmap
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from scipy import ndimage
 from deepemhancer_plugin.core.orientations import rotated
 from deepemhancer_plugin.core.training.cubes import Source
 
-PAUSE = 0.05  # seconds at least between two renewals by a worker: cubes of real maps come faster than any network wants them
+PAUSE = 0.05  # seconds, for which a worker waits before it looks again whether its cubes are wanted
 
 
 def _shared(shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -33,6 +33,7 @@ class Pool:
         self.inputs = _shared((self.size, edge, edge, edge, channels), np.float16)
         self.targets = _shared((self.size, edge, edge, edge, 1), np.float16)
         self.version = _shared((self.size,), np.int64)  # odd while a cube is being written
+        self._drawn = _shared((1,), np.int64)  # cubes, by all batches
         self._source, self._edge, self._per_volume, self._seed = source, edge, per_volume, seed
         context = multiprocessing.get_context("fork")
         share = self.size // workers
@@ -56,15 +57,13 @@ class Pool:
         rng = np.random.default_rng([self._seed, worker])
         while True:
             for start in range(slots.start, slots.stop, self._per_volume):
-                started = time.monotonic()
+                while self.filled() >= self.size + self._drawn[0]:  # more would be replaced before anything saw them
+                    time.sleep(PAUSE)
                 block = slice(start, start + self._per_volume)
                 made = self._source.cubes(self._source.draw(rng), rng, self._per_volume, self._edge)
-                again = self.version[start] > 0
                 self.version[block] += 1
                 self.inputs[block], self.targets[block] = made
                 self.version[block] += 1
-                if again:
-                    time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
 
     def filled(self) -> int:
         """How many cubes have been made, those since replaced included."""
@@ -85,6 +84,7 @@ class Pool:
         shape = (count, edge, edge, edge, self.inputs.shape[-1])
         inputs, targets = np.empty(shape, np.float16), np.empty((*shape[:-1], 1), np.float16)
         ready = np.flatnonzero(self.version >= 2)
+        self._drawn += count
         for i in range(count):
             while True:
                 slot, rotation = rng.choice(ready), int(rng.integers(24))
