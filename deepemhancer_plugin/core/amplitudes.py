@@ -41,7 +41,7 @@ class Share:
     around: float
 
 
-OF_MEDIAN, OF_MEAN = Share(0.15, 1.3, 0.35, 2, 3.0), Share(0.0, 1.0, 0.5, 1, 6.0)
+OF_MEDIAN, OF_MEAN = Share(0.15, 1.3, 0.35, 2, 3.0), Share(0.0, 1.5, 0.5, 1.5, 6.0)
 
 
 def faded(spectrum: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -33,8 +33,10 @@ def averaged(predict: Callable[[np.ndarray], np.ndarray], count: int) -> Callabl
 
 
 def agreed(predict: Callable[[np.ndarray], np.ndarray], count: int) -> Callable[[np.ndarray], np.ndarray]:
-    """`averaged`, with the geometric mean of densities (below 0: 0): what a network sees in one orientation alone, it has made of noise.
+    """`averaged`, with the power mean (mean of x^(1/4))^4 of densities x (below 0: 0).
 
+    What a network sees in one orientation of four alone, it has made of noise: a 256th of it is left, of two a 16th. What it misses in one of four
+    alone is there: a third is left, where a geometric mean would leave nothing.
     Where the first orientation shows next to nothing that is not FAINT, the others are not asked: solvent then takes half the time.
     """
     if count == 1:
@@ -44,10 +46,10 @@ def agreed(predict: Callable[[np.ndarray], np.ndarray], count: int) -> Callable[
         first = np.maximum(_predicted(predict, windows, AVERAGES[count][0]), 0)
         if all(np.mean(window > FAINT) < FEW for window in first):
             return first
-        result = first ** (1 / count)  # roots before the product: it would leave the range of float32
+        roots = np.sqrt(np.sqrt(first))
         for rotation in AVERAGES[count][1:]:
-            result *= np.maximum(_predicted(predict, windows, rotation), 0) ** (1 / count)
-        return result
+            roots += np.sqrt(np.sqrt(np.maximum(_predicted(predict, windows, rotation), 0)))
+        return (roots / count) ** 4
 
     return agree
 
