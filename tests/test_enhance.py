@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from deepemhancer_plugin.core import enhance as enhance_module
 from deepemhancer_plugin.core import windows
 from deepemhancer_plugin.core.amplitudes import NOTHING
 from deepemhancer_plugin.core.devices import select_devices
@@ -112,6 +113,16 @@ def test_nothing_finer_comes_out_than_went_in(model, where):
     outside = np.broadcast_to(np.arange(len(low.model))[:, None, None] < len(low.model) // 2, inside.shape)
     masked = enhance([h.copy() for h in halves], 1.0, model, where, Options(mask=outside)).data
     assert not masked[~outside].any() and masked[inside & outside].any()
+
+
+def test_noise_of_preferred_views_is_evened_out(model, where, made, monkeypatch):
+    views = simulate(from_structure(build_protein(1)), Conditions(resolution=4.0, margin=16.0, preferred=0.8), 5)
+    run = lambda: enhance([views.half1.copy(), views.half2.copy()], 1.0, model, where)  # noqa: E731
+    after = run()
+    assert after.report["noise_anisotropy"] == pytest.approx(1.02 / 0.22, rel=0.3)
+    assert enhance([made.half1.copy(), made.half2.copy()], 1.0, model, where).report["noise_anisotropy"] < 1.2
+    monkeypatch.setattr(enhance_module, "UNEVEN", np.inf)
+    assert cc(after.data, views.model) > cc(run().data, views.model) + 0.003
 
 
 def test_sampling_rates_are_left_as_they_were(model, where):

@@ -3,11 +3,14 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import fft, ndimage
 
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.normalization import (
     NoiseStats,
+    _lowest_peak,
     noise_classic,
     noise_from_halves,
     noise_from_map,
@@ -186,6 +189,22 @@ def test_small_boxes(edge):
         warnings.simplefilter("ignore")
         for stats, std in (noise_from_halves(half1, half2), 0.1 / np.sqrt(2)), (noise_from_map(half1), 0.1):
             assert stats.std == pytest.approx(std, rel=0.1) and stats.mean == pytest.approx(1, abs=0.03)
+
+
+def test_windows_of_rounding_errors_are_no_noise():
+    """Nearly half of the windows hold next to nothing, the others noise of any strength, most of them the same."""
+    rng = np.random.default_rng(0)
+    log_power = np.concatenate([np.full(4800, -708.0), rng.uniform(-9, 9, 3200), rng.normal(0, 0.1, 2000)])
+    place, sharpness = _lowest_peak(log_power)
+    assert place == pytest.approx(0, abs=0.05) and sharpness > 0.9
+    flat, _ = _lowest_peak(np.concatenate([np.full(4800, -708.0), np.linspace(-300, 300, 5200)]))
+    assert -300 <= flat <= 300
+
+
+@given(st.lists(st.floats(-708, 100), min_size=1))
+def test_there_is_always_a_peak_within_the_range(log_power):
+    place, sharpness = _lowest_peak(np.array(log_power))
+    assert min(log_power) - 0.5 < place < max(log_power) + 0.5 and sharpness > 0
 
 
 def test_masked_map_warns_and_names_the_number():

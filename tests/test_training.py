@@ -430,6 +430,9 @@ def test_a_dead_worker_is_noticed(molecule):
         pool._processes[0].join()
         with pytest.raises(RuntimeError, match="died"):
             pool.wait(8)
+        pool.version[:] = 2  # once filled, the same cubes would serve for ever
+        with pytest.raises(RuntimeError, match="died"):
+            pool.batch(1, 32, np.random.default_rng(0))
 
 
 # ------------------------------------------------------------------------------------------------------------------------ training

@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
               file=sys.stderr, flush=True)
         return 1
     except _Stopped as stopped:
-        print("deepemhancer: interrupted; nothing was written", file=sys.stderr, flush=True)
+        print("deepemhancer: interrupted; nothing is left half-written", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(stopped.status)  # the network may still compute in its thread: not to be waited for
     finally:
@@ -265,6 +265,7 @@ def _run(a: argparse.Namespace) -> tuple:
         log(f"noise: mean {n['mean']:.4g}, standard deviation {n['std']:.4g} (from {n['source']})")
     if result.report["half_map_fsc_0.143"]:
         log(f"half-map FSC = 0.143 at {result.report['half_map_fsc_0.143']:.2f} A, unmasked (in the molecule alone it is finer)")
+        log(f"noise's power in the worst direction of views over that in the best: {result.report['noise_anisotropy']:.1f}")
     if result.report["input_ends_at"]:
         log(f"the input ends at {result.report['input_ends_at']:.1f} A, low-passed: so does the output (unfiltered half maps give more)")
     precision = result.report["precision"]

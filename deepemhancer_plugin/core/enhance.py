@@ -17,7 +17,7 @@ from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.orientations import AVERAGES, agreed, averaged
 from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resample_density, resampled_shape
-from deepemhancer_plugin.core.spectrum import band_limit, fsc, low_passed, resolution
+from deepemhancer_plugin.core.spectrum import EVEN, band_limit, evened, fsc, low_passed, resolution, sampling
 from deepemhancer_plugin.core.symmetry import Operator, symmetrized
 
 Model = EmbeddedModel | OfficialModel
@@ -85,7 +85,10 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
     tell("noise", 0, 1)
     noise = _noise(maps, model, options)
     curve = fsc(maps[0], maps[1], sampling_rate) if len(maps) == 2 else None
+    views, uneven = sampling(maps[0] - maps[1], sampling_rate) if len(maps) == 2 else (EVEN, 1.0)
     volume = _mean(maps)
+    if curve and uneven >= UNEVEN and isinstance(model, EmbeddedModel):
+        volume = evened(volume, views, curve[1], sampling_rate)
     shape = volume.shape
     tell("noise", 1, 1)
     lap("noise")
@@ -124,8 +127,12 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
                 volume[~options.mask] = 0
     lap("finish")
     return Enhanced(volume, {"noise": asdict(noise) if noise else None, "half_map_fsc_0.143": round(resolution(*curve, 0.143), 2) if curve else None,
+                             "noise_anisotropy": round(uneven, 2) if curve else None,
                              "input_ends_at": round(1 / end, 2) if end else None, "precision": precision, "symmetry_correlation": agreement,
                              "timings": timings, "cleaning": asdict(removed) if removed else None})
+
+
+UNEVEN = 1.2  # in the worst direction the noise's power is so many times that in the best: the least that is evened out
 
 
 def _nothing_but_noise(curve: np.ndarray) -> bool:

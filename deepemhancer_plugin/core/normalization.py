@@ -317,14 +317,14 @@ def _level(means: np.ndarray) -> tuple[float, float]:
 
 def _lowest_peak(log_power: np.ndarray) -> tuple[float, float]:
     """Place of the lowest peak of the histogram that has 15 % of the highest one, and its density per unit."""
-    step, width = 0.02, 6    # a Gaussian kernel of 0.12: 6 % of the standard deviation, narrower than the peak of any real noise
-    low = float(np.median(log_power)) - 30
-    bins = np.clip((log_power - low) / step, 0, 60 / step).astype(np.intp)
-    histogram = np.bincount(bins, minlength=int(60 / step) + 40).astype(np.float64)
-    density = ndimage.gaussian_filter1d(histogram, width, mode="constant")
+    step, width, reach, margin = 0.02, 6, 30, 40    # a Gaussian kernel of 0.12: 6 % of the deviation, narrower than any real noise's peak
+    low = float(np.median(log_power)) - reach
+    log_power = log_power[log_power > low]    # what is left is rounding: as good as constant, and may be the most frequent of all
+    bins = np.minimum((log_power - low) / step, 2 * reach / step).astype(np.intp)
+    density = ndimage.gaussian_filter1d(np.pad(np.bincount(bins).astype(np.float64), margin), width, mode="constant")
     inner = density[1:-1]
     peaks = np.flatnonzero((inner > density[:-2]) & (inner >= density[2:]) & (inner >= 0.15 * density.max())) + 1
-    return low + (int(peaks[0]) + 0.5) * step, float(density[peaks[0]]) / (len(log_power) * step)
+    return low + (int(peaks[0]) - margin + 0.5) * step, float(density[peaks[0]]) / (len(log_power) * step)
 
 
 def _noise_of_voxels(volume: np.ndarray) -> NoiseStats:

@@ -303,6 +303,8 @@ def summaryOf(report):
     noise = report.get("noise") or {}
     if noise.get("std") is not None:
         lines.append(f"Noise: {noiseNumbers(noise)} (from {noise.get('source', 'unknown')})")
+    if report.get("noise_anisotropy"):
+        lines.append(f"Noise's power in the worst direction of views over that in the best: {report['noise_anisotropy']:.1f}")
     removed = report.get("cleaning")
     if removed:
         lines.append(f"Removed: {removed['components']} islands, {removed['voxels']} voxels, {removed['volume']:.0f} cubic A")

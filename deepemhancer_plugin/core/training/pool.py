@@ -72,15 +72,20 @@ class Pool:
     def wait(self, count: int) -> None:
         """Until `count` cubes are there. RuntimeError when a worker has died."""
         while self.filled() < min(count, self.size):
-            if any(p.exitcode is not None for p in self._processes):
-                raise RuntimeError("a process that makes cubes has died; its error stands above")
+            self._check()
             time.sleep(0.2)
+
+    def _check(self) -> None:
+        if any(p.exitcode is not None for p in self._processes):
+            raise RuntimeError("a process that makes cubes has died; its error stands above. The same command goes on from the last checkpoint")
 
     def batch(self, count: int, edge: int, rng: np.random.Generator, blur: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """`count` random cubes of `edge` voxels in random orientations, some of them with a blank patch: (inputs, targets), float16.
 
         `blur`: share of the cubes whose input goes through a Gaussian of 0.5-1.5 voxels (the paper's augmentation; simulations have it already).
+        RuntimeError when a worker has died: the same few cubes would be learnt by heart.
         """
+        self._check()
         shape = (count, edge, edge, edge, self.inputs.shape[-1])
         inputs, targets = np.empty(shape, np.float16), np.empty((*shape[:-1], 1), np.float16)
         ready = np.flatnonzero(self.version >= 2)
