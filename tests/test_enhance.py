@@ -116,7 +116,7 @@ def test_nothing_finer_comes_out_than_went_in(model, where):
 
 
 def test_noise_of_preferred_views_is_evened_out(model, where, made, monkeypatch):
-    views = simulate(from_structure(build_protein(1)), Conditions(resolution=4.0, margin=16.0, preferred=0.8), 5)
+    views = simulate(from_structure(build_protein(1)), Conditions(resolution=4.0, margin=16.0, preferred=0.8, reconstruction=False), 5)
     run = lambda: enhance([views.half1.copy(), views.half2.copy()], 1.0, model, where)  # noqa: E731
     after = run()
     assert after.report["noise_anisotropy"] == pytest.approx(1.02 / 0.22, rel=0.3)
