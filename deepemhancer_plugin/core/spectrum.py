@@ -1,4 +1,4 @@
-"""Radial spectra of maps: power, Fourier shell correlation, and the flattened map that the embedded network sees beside the plain one."""
+"""Spectra of maps: radial power, Fourier shell correlation, the flattened map that the network sees beside the plain one, uneven views."""
 import math
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
