@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
               file=sys.stderr, flush=True)
         return 1
     except _Stopped as stopped:
-        print("deepemhancer: interrupted; nothing is left half-written", file=sys.stderr, flush=True)
+        print("deepemhancer: interrupted; nothing was written in part", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(stopped.status)  # the network may still compute in its thread: not to be waited for
     finally:
