@@ -156,7 +156,8 @@ def test_the_family_differs_a_little_and_the_default_answers_with_a_mean():
     networks = [load_weights(FOLDER / f"{variant}.npz")[0] for variant in ("wideTarget", "highRes", "masked", "tightTarget")]
     base, *others, mean = (np.concatenate([np.ravel(v) for v in network.model.trainable_variables]) for network in networks)
     assert all(0 < np.abs(other - base).mean() < 0.1 * np.abs(base).mean() for other in others)
-    assert 0.1 < np.abs(mean - base).mean() / np.abs(base).mean() < 0.8
+    # Trained on ever since: 0.86 now. The same numbers in another order, which is what unrelated weights are, give 1.8.
+    assert 0.1 < np.abs(mean - base).mean() / np.abs(base).mean() < 1.2
     assert [load_embedded(variant).fades for variant in ("wideTarget", "highRes", "masked", "tightTarget")] == [True, True, True, False]
 
 
