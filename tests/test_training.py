@@ -21,6 +21,7 @@ from deepemhancer_plugin.core.networks import PUBLISHED, Architecture, build, lo
 from deepemhancer_plugin.core.normalization import NoiseStats, noise_from_map
 from deepemhancer_plugin.core.orientations import rotated
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.spectrum import sampling
 from deepemhancer_plugin.core.synthetic import build_protein
 from deepemhancer_plugin.core.training import cubes as cubes_module
 from deepemhancer_plugin.core.training import train as train_module
@@ -232,6 +233,18 @@ def test_a_noise_of_nothing_is_not_believed(molecule, monkeypatch):
     monkeypatch.setattr(cubes_module, "noise_from_map", lambda _: NoiseStats(0.0, 1e-154, "shell"))
     inputs, _, _ = volume(molecule, np.random.default_rng(5), (48, 52), noise_only=0)
     assert np.isfinite(inputs).all() and np.abs(inputs).max() < 20
+
+
+@pytest.mark.parametrize("single", [0.0, 1.0])
+def test_noise_of_preferred_views_is_evened_out_where_halves_tell_it(molecule, monkeypatch, single):
+    crowded = Conditions(resolution=8.0, box=64, preferred=0.8, reconstruction=False)
+    monkeypatch.setattr(cubes_module, "random_conditions", lambda *_, **__: crowded)
+    monkeypatch.setattr(cubes_module, "SINGLE", single)
+    make = lambda: volume(molecule, np.random.default_rng(5), (64, 64), Task(compress=False), noise_only=0, typical=0)[0][..., 0]  # noqa: E731
+    made = sampling(make())[1]
+    monkeypatch.setattr(cubes_module, "UNEVEN", np.inf)
+    left = sampling(make())[1]
+    assert left > 2 and (made == left if single else made < 0.6 * left)
 
 
 def drawn(molecule, task, seed, monkeypatch, micelle=0.5):

@@ -17,7 +17,7 @@ from deepemhancer_plugin.core.normalization import NoiseStats
 from deepemhancer_plugin.core.orientations import AVERAGES, agreed, averaged
 from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resample_density, resampled_shape
-from deepemhancer_plugin.core.spectrum import EVEN, band_limit, evened, fsc, low_passed, resolution, sampling
+from deepemhancer_plugin.core.spectrum import EVEN, UNEVEN, band_limit, evened, fsc, low_passed, resolution, sampling
 from deepemhancer_plugin.core.symmetry import Operator, symmetrized
 
 Model = EmbeddedModel | OfficialModel
@@ -130,9 +130,6 @@ def enhance(maps: list[np.ndarray], sampling_rate: float, model: Model, where: D
                              "noise_anisotropy": round(uneven, 2) if curve else None,
                              "input_ends_at": round(1 / end, 2) if end else None, "precision": precision, "symmetry_correlation": agreement,
                              "timings": timings, "cleaning": asdict(removed) if removed else None})
-
-
-UNEVEN = 1.2  # in the worst direction the noise's power is so many times that in the best: the least that is evened out
 
 
 def _nothing_but_noise(curve: np.ndarray) -> bool:

@@ -67,6 +67,7 @@ def low_passed(volume: np.ndarray, rate: float, start: float, end: float) -> np.
 
 CELLS = 6          # to a unit vector's component: directions are told apart by ten degrees
 ENOUGH = 20000     # coefficients, those of a box of 42^3: the density of views is then found within 3 %
+UNEVEN = 1.2       # in the worst direction the noise's power is so many times that in the best: the least that is evened out
 UNEXPLAINED = 1.5  # times the mean square that it should have; RELION's halves have 1.03 to 1.36, noise averaged over a helix 1.6 and more
 LEAST_VIEWS = 0.1  # of the mean sampling: what hardly any view holds is not raised without limit
 

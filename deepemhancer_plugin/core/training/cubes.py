@@ -15,6 +15,7 @@ from deepemhancer_plugin.core.prepare import MASK_RULE, prepare, prepare_masked
 from deepemhancer_plugin.core.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.simulation import Conditions, Molecule, random_conditions, simulate
 from deepemhancer_plugin.core.simulation.molecule import mask
+from deepemhancer_plugin.core.spectrum import UNEVEN, evened, fsc, sampling
 
 NOISE_ONLY = 0.10      # share of volumes that hold nothing but noise, of any colour,
 COLOURS = -2.5, 1.2    # its amplitude's growth with frequency, from and to these exponents, the lower ones, which look most like proteins, more often
@@ -123,6 +124,11 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
     mean, difference, target = (simulated.half1 + simulated.half2) / 2, (simulated.half1 - simulated.half2) / 2, simulated.target
     if empty:
         mean, target = difference, np.zeros_like(target)
+    single = not task.masked and rng.random() < (SINGLE_NOISE if empty else SINGLE)
+    if not (single or empty):
+        views, uneven = sampling(difference, rate)
+        if uneven >= UNEVEN:
+            mean = evened(mean, views, fsc(simulated.half1, simulated.half2, rate)[1], rate)
     shape = resampled_shape(mean.shape, rate)
     atoms = simulated.molecule.positions[:, ::-1] * (shape[0] / (mean.shape[0] * rate))
     if task.masked:
@@ -135,7 +141,7 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
     # Estimates from halves are off by some percent.
     std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(rng.normal(0, 0.08))
     level = rng.normal(0, 0.1) * std
-    if rng.random() < (SINGLE_NOISE if empty else SINGLE):
+    if single:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MapWarning)
             noise = noise_from_map(mean)
