@@ -18,7 +18,7 @@ from deepemhancer_plugin.core.simulation.molecule import mask
 from deepemhancer_plugin.core.spectrum import UNEVEN, evened, fsc, sampling
 
 NOISE_ONLY = 0.10      # share of volumes that hold nothing but noise, of any colour,
-COLOURS = -2.5, 1.2    # its amplitude's growth with frequency, from and to these exponents, the lower ones, which look most like proteins, more often
+COLOURS = -2.5, 1.2    # its amplitude's growth with frequency, from and to these exponents
 NOISE_B = 300          # A^2: the largest B factor of such noise
 SINGLE, SINGLE_NOISE = 0.2, 0.7  # share of volumes, with a molecule and without, whose noise is estimated as that of a single map is
 NEAR_MOLECULE = 0.75   # share of cubes that lie about an atom; the rest anywhere in the box
@@ -117,8 +117,7 @@ def volume(molecule: Molecule, rng: np.random.Generator, box: tuple[int, int], t
         conditions = _sharp(conditions, rng)
     empty = rng.random() < noise_only
     if empty:
-        low, high = COLOURS
-        conditions = replace(conditions, noise_exponent=low + (high - low) * rng.random() ** 1.5, b_factor=NOISE_B * rng.random())
+        conditions = replace(conditions, noise_exponent=rng.uniform(*COLOURS), b_factor=NOISE_B * rng.random())
     simulated = simulate(molecule, conditions, int(rng.integers(2**31)), target=task.target)
     rate = simulated.sampling_rate
     mean, difference, target = (simulated.half1 + simulated.half2) / 2, (simulated.half1 - simulated.half2) / 2, simulated.target
