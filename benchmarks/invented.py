@@ -1,6 +1,6 @@
 """Detail that an embedded model might invent: from noise, beyond a low-pass, in the place of a removed chain, or by the map's orientation.
 
-    python benchmarks/invented.py [--structures DIR] [--variant NAME] [--maps N] [--draws N] [--average 1|2|4|24] [--output FILE.md]
+    python benchmarks/invented.py [--structures DIR] [--variant NAME] [--maps N] [--draws N] [--boxes A ...] [--average 1|2|4|24] [--output FILE.md]
 
 DIR: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins. The
 variant masked gets a mask of the molecule with 6 A round it, of noise alone a ball of half the box.
@@ -9,6 +9,7 @@ import argparse
 import sys
 import warnings
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ def main() -> int:
     p.add_argument("--weights", help="a file, instead")
     p.add_argument("--maps", type=int, default=3, help="molecules for each question but noise")
     p.add_argument("--draws", type=int, default=3, help="of every noise (default: %(default)s)")
+    p.add_argument("--boxes", type=int, nargs="+", default=[96, 160], help="edges in A, of noise (default: 96 160)")
     p.add_argument("--average", type=int)
     p.add_argument("--output")
     a = p.parse_args()
@@ -76,11 +78,11 @@ def main() -> int:
     lines = ["## Noise alone, as a single map", "",
              f"99.9th percentile and maximum of the output, in percent of the 95th percentile inside a protein: the largest of {a.draws} draws. "
              "A map in which the network sees no molecule comes out empty: the percentages are those of what it made before that.", "",
-             "| amplitude ~ frequency^ | B (A^2) | A/voxel | outside the sphere | 99.9th percentile (%) | maximum (%) | come out empty |",
-             "|---|---|---|---|---|---|---|"]
+             "| box (A) | amplitude ~ frequency^ | B (A^2) | A/voxel | outside the sphere | 99.9th percentile (%) | maximum (%) | come out empty |",
+             "|---|---|---|---|---|---|---|---|"]
     worst = left = 0.0
-    for i, (exponent, b, rate, sphere) in enumerate(NOISES):
-        conditions = Conditions(resolution=3.5, noise_exponent=exponent, b_factor=b, sampling_rate=rate, box=int(96 / rate), sphere=sphere)
+    for box, (i, (exponent, b, rate, sphere)) in product(a.boxes, enumerate(NOISES)):
+        conditions = Conditions(resolution=3.5, noise_exponent=exponent, b_factor=b, sampling_rate=rate, box=int(box / rate), sphere=sphere)
         made_of_it = []
         for draw in range(a.draws):
             made = simulate(chosen[0][1], conditions, i + 100 * draw)
@@ -90,7 +92,7 @@ def main() -> int:
             left = max(left, float(np.percentile(out, 99.9)))
         strong, largest = np.max(made_of_it, axis=0)[:2]
         worst = max(worst, strong)
-        lines.append(f"| {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {strong:.1f} | {largest:.1f} | "
+        lines.append(f"| {box} | {exponent} | {b} | {rate} | {'zero' if sphere else 'noise'} | {strong:.1f} | {largest:.1f} | "
                      f"{sum(empty for *_, empty in made_of_it)} of {a.draws} |")
         print(lines[-1], flush=True)
     lines += ["", f"Largest 99.9th percentile: {worst:.1f} %; of what comes out: {left:.1f} %.", "", "## Low-passed half maps", "",
