@@ -73,8 +73,8 @@ def test_uncertain_is_what_has_faded_at_side_chains(truth):
 
 
 def test_a_molecule_is_a_body_of_its_size(truth):
-    assert sees_molecule(truth) and sees_molecule(np.float32(0.4) * truth)
-    assert not sees_molecule(np.float32(0.09 / truth.max()) * truth)
+    assert sees_molecule(truth) and sees_molecule(np.float32(0.7) * truth)
+    assert not sees_molecule(np.float32(0.29 / truth.max()) * truth)
     pieces = np.zeros_like(truth)  # as much density, nowhere together
     pieces[::2, ::2, ::2] = 1
     assert np.count_nonzero(pieces) > 3000 and not sees_molecule(pieces) and not sees_molecule(np.zeros_like(truth))

@@ -1,6 +1,7 @@
 """The way of a map through the program, with the embedded weights: what must not change the result, and what must empty it."""
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from deepemhancer_plugin.core import enhance as enhance_module
 from deepemhancer_plugin.core import windows
@@ -98,6 +99,17 @@ def test_map_with_next_to_no_noise(made, model, where):
         found = enhance([(made.model + 1e-9 * made.model.std() * noise).astype(np.float32)], 1.0, model, where)
     assert found.report["noise"]["std"] == pytest.approx(0.01 * made.model.std(), rel=1e-3)
     assert cc(found.data, made.model) > 0.93  # 0.924 with the noise as found
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.filterwarnings("ignore::deepemhancer_plugin.core.errors.MapWarning")  # that there is no solvent
+def test_map_that_is_masked_to_the_molecule(made, model, where, result, single):
+    """As a lab deposits it, zero outside: the molecule is no solvent, and does not vanish."""
+    zone = ndimage.binary_dilation(made.mask > 0.5, iterations=3)
+    halves = [np.where(zone, half, 0).astype(np.float32) for half in (made.half1, made.half2)]
+    masked = enhance([(halves[0] + halves[1]) / 2] if single else halves, 1.0, model, where).data
+    assert cc(masked[zone], result[zone]) > 0.95
+    assert masked[zone].sum() == pytest.approx(result[zone].sum(), rel=0.2)
 
 
 def test_nothing_finer_comes_out_than_went_in(model, where):

@@ -45,6 +45,8 @@ def molecule(layout, rng):
     """Atoms about the middle of the box, and the box."""
     if layout == "centred":
         return blob(rng, 4000, 16), (80, 80, 80)
+    if layout == "long":
+        return blob(rng, 4000, 16) * [1.3, 0.9, 0.7], (80, 80, 80)
     if layout == "off-centre":
         return blob(rng, 4000, 16) + np.array([18, -17, 19]), (80, 80, 80)
     if layout == "tight":
@@ -140,6 +142,37 @@ def test_a_small_box_whose_corners_hold_a_smooth_drift_instead_of_noise(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")    # there is little solvent
         assert noise_from_map(volume).std == pytest.approx(std, rel=0.15)
+
+
+def zoned(volumes, layout, reach, seed=1):
+    """The maps, zero farther than `reach` voxels from the atoms."""
+    atoms, shape = molecule(layout, np.random.default_rng(seed))
+    empty = np.ones(shape, bool)
+    empty[tuple(np.round(atoms + np.array(shape) / 2).astype(int).T)] = False
+    return [np.where(ndimage.distance_transform_edt(empty) <= reach, v, 0).astype(np.float32) for v in volumes]
+
+
+@pytest.mark.parametrize("reach", [3, 6, 9])
+@pytest.mark.parametrize("resolution, b_factor", [(9.0, 200.0), (12.0, 100.0), (16.0, 100.0)])
+def test_zone_without_solvent_has_the_level_of_the_blank(resolution, b_factor, reach):
+    """There is no solvent to measure in: the molecule is not taken for it (level 1 to 45, deviation 2 to 20 times the noise's)."""
+    half1, half2, _, std = half_maps("long", resolution, b_factor)
+    half1, half2 = zoned((half1, half2), "long", reach)
+    with pytest.warns(MapWarning, match="masked so tightly"):
+        stats = noise_from_map((half1 + half2) / 2)
+    assert stats.source == "zone" and stats.mean == 0 and std / 3 < stats.std < 4 * std
+    check(noise_from_halves(half1, half2), 0, std)
+
+
+@pytest.mark.parametrize("radius", [20, 30, 40])
+def test_noise_in_a_ball_is_no_molecule(radius):
+    half1, half2, _, std = half_maps("centred")
+    ball = sum((i - 40) ** 2 for i in np.ogrid[:80, :80, :80]) < radius**2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")    # it looks masked
+        stats = noise_from_map(np.where(ball, (half1 - half2) / 2, 0).astype(np.float32))
+    assert stats.source == "shell"
+    check(stats, 0, std)
 
 
 def test_halves_give_the_noise_of_the_solvent_where_the_molecule_has_more():

@@ -28,7 +28,8 @@ _SPHERE_FILLS = math.pi / 6
 class NoiseStats:
     """Mean (the solvent's level) and standard deviation of a map's noise, in the map's units.
 
-    `source` says where they come from: "half maps", "shell" (one map, its solvent), "outside the mask", "given" or "classic".
+    `source` says where they come from: "half maps", "shell" (one map, its solvent), "zone" (one map, masked to
+    where no solvent is), "outside the mask", "given" or "classic".
     """
 
     mean: float
@@ -60,8 +61,9 @@ def noise_from_halves(half1: np.ndarray, half2: np.ndarray) -> NoiseStats:
         selected = (half1 != half2)
         if not selected.any():
             raise InputError("the half maps are the same map: give two independent halves")
-        stats = NoiseStats(float(np.median(0.5 * (half1[selected] + half2[selected]))),
-                           float(0.5 * np.std(half1[selected] - half2[selected], dtype=np.float64)), "half maps")
+        level = float(np.median(0.5 * (half1[selected] + half2[selected])))
+        std = float(0.5 * np.std(half1[selected] - half2[selected], dtype=np.float64))
+        stats = NoiseStats(_level_of_halves(level, std, half1, half2), std, "half maps")
         _warn(stats, "the half maps differ in few voxels")
         return stats
     std = math.exp(0.5 * _lowest_peak(np.log(difference.power(0.0)))[0])
@@ -70,7 +72,7 @@ def noise_from_halves(half1: np.ndarray, half2: np.ndarray) -> NoiseStats:
     assert both is not None    # `kept` is given
     quiet = both.mean[both.variance < 2 * std**2]
     level = _level(quiet if len(quiet) > max(_ENOUGH, 0.02 * len(both.mean)) else both.mean)[0]
-    return NoiseStats(level, std, "half maps")
+    return NoiseStats(_level_of_halves(level, std, half1, half2), std, "half maps")
 
 
 def noise_from_map(volume: np.ndarray) -> NoiseStats:
@@ -90,13 +92,20 @@ def noise_from_map(volume: np.ndarray) -> NoiseStats:
     """
     windows = _Windows.of(lambda planes: volume[planes], volume.shape)
     if windows is None or len(windows.mean) < _ENOUGH:
-        return _noise_of_voxels(volume)
+        stats = _noise_of_voxels(volume)
+        zoned = _noise_of_zone(volume, stats, 1.0)
+        _warn(zoned or stats, _ZONED if zoned else "the map has too few voxels with data")
+        return zoned or stats
     level, spread = _level(windows.mean)
     power = np.log(windows.power(level))
     near = np.abs(windows.mean - level) < 2.5 * spread
     peak, sharpness = _lowest_peak(power[near] if near.sum() >= _ENOUGH else power)
     stats = NoiseStats(level, math.exp(0.5 * peak), "shell")
 
+    zoned = _noise_of_zone(volume, stats, sharpness)
+    if zoned:
+        _warn(zoned, _ZONED)
+        return zoned
     solvent = float(np.mean(np.abs(power - peak) < 0.6))
     if windows.with_data < 0.65 * _SPHERE_FILLS:
         _warn(stats, f"only {100 * windows.with_data:.0f} % of the box carries data: the map looks masked")
@@ -334,9 +343,56 @@ def _noise_of_voxels(volume: np.ndarray) -> NoiseStats:
         raise InputError("the map is constant: there is no noise to measure")
     mean = float(np.median(values))
     std = 1.4826 * float(np.median(np.abs(values - mean))) or float(values.std(dtype=np.float64))
-    stats = NoiseStats(mean, std, "shell")
-    _warn(stats, "the map has too few voxels with data")
-    return stats
+    return NoiseStats(mean, std, "shell")
+
+
+_ZONED = "the map is masked so tightly that no solvent is left to measure it in"
+_BALL = 0.98      # of the roundness of a ball; the zones of proteins have 0.54 to 0.97
+_ABOVE = 0.3      # times the noise's deviation: a level so far above the blank is that of a molecule
+_SKEWED = 0.8     # skewness of a molecule's density in its own zone: 0.6 to 1.1 with next to no noise, 1 to 3 A about it, more in wider zones
+
+
+def _zone(volume: np.ndarray) -> np.ndarray | None:
+    """Where a map is not blank (as its first voxel), if that is a zone round a molecule: not most of the box, and no ball, which has solvent."""
+    inside = volume != volume[0, 0, 0]
+    number = np.count_nonzero(inside)
+    if not 0 < number < 0.6 * inside.size:
+        return None
+    scatter = 0.0    # mean square distance from the middle, least for a ball
+    for axis in range(3):
+        weight, place = inside.sum(tuple(a for a in range(3) if a != axis)) / number, np.arange(inside.shape[axis])
+        scatter += weight @ (place - weight @ place) ** 2
+    return inside if 0.6 * (number * 3 / (4 * math.pi)) ** (2 / 3) < _BALL * scatter else None
+
+
+def _level_of_halves(level: float, std: float, half1: np.ndarray, half2: np.ndarray) -> float:
+    """The solvent's level; the blank's where the halves are masked to a zone and the one that was found is the molecule's."""
+    blank = 0.5 * (float(half1[0, 0, 0]) + float(half2[0, 0, 0]))
+    return blank if level - blank > _ABOVE * std and _zone(half1) is not None else level
+
+
+def _noise_of_zone(volume: np.ndarray, found: NoiseStats, sharpness: float) -> NoiseStats | None:
+    """Noise of a map that is masked to the zone of a molecule; None where there is solvent in it.
+
+    There what was `found` is the molecule: most of the density's deviation, on a level above the blank, though noise has no skewness and that much of
+    it would leave next to none to the molecule; or a peak that is none. The level is the blank's then, and noise is what takes the skewness of a
+    molecule's density to the one that is seen: to the power 3/2 of the molecule's share of the variance.
+    """
+    inside = _zone(volume)
+    if inside is None:
+        return None
+    blank, values = float(volume[0, 0, 0]), volume[inside]
+    mean, std = (float(f(values, dtype=np.float64)) for f in (np.mean, np.std))
+    values -= np.float32(mean)
+    values /= np.float32(std)
+    skewness = float(np.mean(values**3, dtype=np.float64))
+    share = found.std / std
+    above = found.mean - blank > _ABOVE * found.std
+    skewed = skewness > 0.3 + 8 * max(1 - share**2, 0) ** 1.5    # the 8: of density that fills some hundredth of the zone
+    if not ((share > 0.75 and (above or skewed or sharpness < 0.5)) or (share > 0.4 and above and sharpness < 0.8)):
+        return None
+    noise = math.sqrt(1 - min(max(skewness, 0) / _SKEWED, 1) ** (2 / 3))
+    return NoiseStats(blank, std * max(noise, 0.2), "zone")
 
 
 def _warn(stats: NoiseStats, why: str) -> None:

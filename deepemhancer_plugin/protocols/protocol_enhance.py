@@ -276,7 +276,8 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             return "a mask of the protein"
         noise = report["noise"]
         where = {"half maps": "noise measured on the difference of the half maps",
-                 "shell": "noise measured around the particle"}.get(noise.get("source"), "given noise statistics")
+                 "shell": "noise measured around the particle",
+                 "zone": "noise estimated in a map without solvent"}.get(noise.get("source"), "given noise statistics")
         return f"{where} ({noiseNumbers(noise)})"
 
     def _citations(self):
