@@ -155,7 +155,7 @@ def zoned(volumes, layout, reach, seed=1):
 @pytest.mark.parametrize("reach", [3, 6, 9])
 @pytest.mark.parametrize("resolution, b_factor", [(9.0, 200.0), (12.0, 100.0), (16.0, 100.0)])
 def test_zone_without_solvent_has_the_level_of_the_blank(resolution, b_factor, reach):
-    """There is no solvent to measure in: the molecule is not taken for it (level 1 to 45, deviation 2 to 20 times the noise's)."""
+    """There is no solvent to measure in: the molecule is not taken for it."""
     half1, half2, _, std = half_maps("long", resolution, b_factor)
     half1, half2 = zoned((half1, half2), "long", reach)
     with pytest.warns(MapWarning, match="masked so tightly"):
