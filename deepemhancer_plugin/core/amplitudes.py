@@ -26,8 +26,8 @@ FADED = np.array([0.00, 0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.15, 0.21, 0.30, 0.
 GAIN = np.array([0.00, 1.00, 2.00, 3.00, 4.20, 4.20, 4.00, 3.10, 2.60, 2.04, 1.70, 1.38, 1.20, 1.07, 1.00])
 NOTHING = 0.01  # of a protein's 95th percentile: what the network puts lower is solvent, and stays empty
 DENSE = 0.1  # so high is a molecule's body
-# So high, and so many A^3 that hang together, is the least of a molecule. Of six maps of noise in boxes of 240 A tightTarget makes 657 at most, of the
-# smallest test proteins, at 3.5 to 8 A, 3,959 and more. It was set between the two: what tests it are other draws.
+# So high, and so many A^3 that hang together, is the least of a molecule. Of six maps of noise in boxes of 240 A tightTarget makes 657 at most, of
+# the smallest test proteins, at 3.5 to 8 A, 3,959 and more. It was set between the two: what tests it are other draws.
 SURE, MOLECULE = 0.3, 2000
 SIDE_CHAINS = np.linspace(1 / 6, 1 / 4, 9)  # 1/A: what has faded here tells how uncertain the output is
 
