@@ -26,7 +26,8 @@ test-core: .venv-inference/installed
 	$(RUN)/mypy
 	$(RUN)/python -m pytest -q -p no:cacheprovider tests
 
-# The tables of docs/benchmarks; quality on synthetic proteins unless STRUCTURES and RECONSTRUCTIONS name folders of data.
+# The tables of docs/benchmarks; quality on synthetic proteins unless STRUCTURES and RECONSTRUCTIONS name folders of data, beside RELION's
+# post-processing where that is installed.
 STRUCTURES ?=
 RECONSTRUCTIONS ?=
 benchmark-short: .venv-inference/installed
@@ -37,7 +38,7 @@ benchmark: .venv-inference/installed
 	$(RUN)/python benchmarks/embedded.py --output docs/benchmarks/embedded.md
 	$(RUN)/python benchmarks/official_windows.py --output docs/benchmarks/official_windows.md
 	$(RUN)/python benchmarks/quality.py $(if $(STRUCTURES),--structures $(STRUCTURES)) $(if $(RECONSTRUCTIONS),--reconstructions $(RECONSTRUCTIONS)) \
-		--output docs/benchmarks/$(if $(STRUCTURES),quality,quality_synthetic).md
+		$(if $(shell command -v relion_postprocess),--relion) --output docs/benchmarks/$(if $(STRUCTURES),quality,quality_synthetic).md
 
 clean:
 	rm -rf .venv .venv-inference .scipion demo build *.egg-info

@@ -103,6 +103,13 @@ def test_model_map_and_mask_instead_of_a_model(folder, evaluated):
         assert found["maps"][0][key] == pytest.approx(evaluated[1]["maps"][1][key], rel=2e-3), key
 
 
+def test_a_model_that_lies_elsewhere_is_warned_about(folder, evaluated):
+    structure(shift=(-14, 14, 0)).write_pdb(str(folder / "beside.pdb"))
+    status, found = run(folder, "blurred.mrc.gz", "--model", "beside.pdb", prefix="beside")
+    assert status == 0 and "beside.pdb: CC_mask with blurred is " in found["warnings"][-1] and "place" in found["warnings"][-1]
+    assert not evaluated[1]["warnings"]
+
+
 def test_halves_alone_and_a_map_alone(folder):
     status, found = run(folder, "--halves", "half1.mrc", "half2.mrc", prefix="halves")
     assert status == 0 and set(found["halves"]) >= {"fsc_0.143_unmasked", "fsc_0.5_unmasked"} and "masked" not in found["halves"]
