@@ -128,13 +128,13 @@ COLUMNS = {"half_fsc": "half-map FSC 0.143 (Å)", "model_fsc": "map-model FSC 0.
 
 
 def table(results: dict[tuple[str, str], Result]) -> str:
-    rows = ["| case | refined | " + " | ".join(COLUMNS.values()) + " | iterations, of these enhanced |", "|---|---|" + "---:|" * (len(COLUMNS) + 1)]
+    rows = ["| case | refined | " + " | ".join(COLUMNS.values()) + " | iterations, half maps enhanced |", "|---|---|" + "---:|" * (len(COLUMNS) + 1)]
     for (name, way), result in results.items():
         numbers = [f"{result.numbers[key]:.{3 if key in ('cc', 'q', 'beyond') else 2}f}" for key in COLUMNS]
         if not CASES[name].cut:
             numbers[list(COLUMNS).index("beyond")] = "–"
         rows.append(f"| {CASES[name].title} | {'plain' if way == 'plain' else 'with the enhancer'} | " + " | ".join(numbers)
-                    + f" | {result.numbers['iterations']}, {result.numbers['enhanced'] // 2} |")
+                    + f" | {result.numbers['iterations']}, {result.numbers['enhanced']} |")
     return "\n".join(rows) + "\n"
 
 

@@ -18,6 +18,7 @@ from deepemhancer_plugin.core.embedded import load_file
 from deepemhancer_plugin.core.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.networks import Embedded, save_weights
+from deepemhancer_plugin.core.relion import external
 from deepemhancer_plugin.core.relion.settings import PREFIX, Settings, settings_from
 
 LOG = "out/run_deepemhancer.jsonl"
@@ -50,7 +51,8 @@ def log_of(tmp_path):
     return [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
 
 
-def test_half_past_the_gate_is_enhanced(tmp_path, star, weights):
+def test_half_past_the_gate_is_enhanced(tmp_path, star, weights, monkeypatch):
+    monkeypatch.setattr(external, "KEPT", -1)  # what random weights make looks like nothing
     assert cli.main(["relion", star]) == 0
     options = Options(precision="float32", average=1, amplitudes=False, band_limit=False)
     expected = enhance([blob()], 1.5, load_file(weights), select_devices("-1"), options).data
@@ -66,6 +68,15 @@ def test_everything_else_is_left_to_relion(tmp_path, star, what):
     assert cli.main(["relion", star]) == 0
     np.testing.assert_array_equal(read(tmp_path / result_of(star)), blob())
     assert log_of(tmp_path)[0]["enhanced"] is False and "left to RELION" in log_of(tmp_path)[0]["why"]
+
+
+def test_half_that_the_network_leaves_nothing_of_is_left_to_relion(tmp_path, star, monkeypatch, capsys):
+    monkeypatch.setenv(PREFIX + "WEIGHTS", failing_network(0.0, tmp_path / "zero.npz"))
+    assert cli.main(["relion", star]) == 0
+    np.testing.assert_array_equal(read(tmp_path / result_of(star)), blob())
+    (line,) = log_of(tmp_path)
+    assert (line["enhanced"], line["status"], line["kept"]) == (False, 0, 0) and "too little" in line["why"] and "left to RELION" in line["why"]
+    assert f"warning: {result_of(star)}: {line['why']}" in capsys.readouterr().err
 
 
 def test_dry_run_changes_nothing(tmp_path, star, capsys):
@@ -90,7 +101,7 @@ def failing_network(value, path):
 
 
 @pytest.mark.parametrize(("failure", "words"), [
-    ("missing weights", "no such file; embedded, official or a weights file is needed"), ("NaN", "voxels that are NaN"), ("zeros", "is 0 everywhere"),
+    ("missing weights", "no such file; embedded, official or a weights file is needed"), ("NaN", "voxels that are NaN"),
     ("no GPU", "there is no GPU 7"), ("wrong box", "RELION asked for 40"), ("program", "ended with status 5"), ("lock", "cannot be opened"),
     ("not weights", "weights")])
 def test_failures(tmp_path, star, monkeypatch, capsys, failure, words):
@@ -99,8 +110,6 @@ def test_failures(tmp_path, star, monkeypatch, capsys, failure, words):
             monkeypatch.setenv(PREFIX + "WEIGHTS", str(tmp_path / "none.npz"))
         case "NaN":
             monkeypatch.setenv(PREFIX + "WEIGHTS", failing_network(6e4, tmp_path / "overflow.npz"))
-        case "zeros":
-            monkeypatch.setenv(PREFIX + "WEIGHTS", failing_network(0.0, tmp_path / "zero.npz"))
         case "not weights":
             (tmp_path / "bad.npz").write_text("no weights")
             monkeypatch.setenv(PREFIX + "WEIGHTS", str(tmp_path / "bad.npz"))

@@ -70,7 +70,10 @@ def _hook(star: str, dry_run: bool) -> int:
         def enhancer(volume: np.ndarray, rate: float) -> tuple[np.ndarray, dict[str, Any]]:
             return _enhanced(volume, rate, name.half or 1, settings)
 
-        record |= external_reconstruct(job, settings.reconstruct, enhancer if record["enhanced"] else None)
+        asked = record["enhanced"]
+        record |= external_reconstruct(job, settings.reconstruct, enhancer if asked else None)
+        if asked and not record["enhanced"]:
+            print(f"deepemhancer: warning: {job.result}: {record['why']}", file=sys.stderr, flush=True)
         return _ended(log, record | {"status": 0}, started)
     except BaseException as error:
         if log and not dry_run:
