@@ -170,11 +170,14 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
     def _summary(self):
         if RelionPlugin is None:
             return [MISSING]
-        done = [call for call in self._calls() if call.get("enhanced") and not call.get("error")]
+        calls = [call for call in self._calls() if not call.get("error")]
+        done = [call for call in calls if call.get("enhanced")]
+        lost = sum("kept" in call and not call["enhanced"] for call in calls)
+        left = [f"Half maps left to RELION, because the network took too much of them for noise: {lost}"] if lost else []
         if not done:
-            return [*super()._summary(), "No half map enhanced yet."]
+            return [*super()._summary(), "No half map enhanced yet.", *left]
         iterations = sorted({call["iteration"] for call in done})
-        return [*super()._summary(), f"Half maps enhanced: {len(done)}, in iterations {iterations[0]} to {iterations[-1]}",
+        return [*super()._summary(), f"Half maps enhanced: {len(done)}, in iterations {iterations[0]} to {iterations[-1]}", *left,
                 f"Model: {done[-1]['weights']} weights", f"Device: {done[-1]['device']}"]
 
     def _methods(self):

@@ -247,6 +247,13 @@ class TestForm(RelionTest):
             self.run_with(prot)
         self.assertIn("No half map enhanced yet.", prot._summary())
 
+    def test_halves_that_the_hook_left_to_relion_are_counted(self):
+        self.programs(relion_refine_mpi="""echo '{"enhanced": false, "iteration": 5, "kept": 0.3}' >>deepemhancer.jsonl""",
+                      relion_external_reconstruct="")
+        prot = self.refine()
+        self.run_with(prot)
+        self.assertIn("took too much of them for noise: 1", " ".join(prot._summary()))
+
 
 class Executor:
     """Runs a job as Scipion's executor does, in a folder of its own, and keeps what it prints."""
