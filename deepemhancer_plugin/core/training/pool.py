@@ -54,6 +54,7 @@ class Pool:
     def _fill(self, worker: int, slots: range) -> None:
         os.nice(10)  # where the network trains on the same cores, it goes first
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal: the parent ends this one
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a queue's reaches them too: this one goes without a word
         rng = np.random.default_rng([self._seed, worker])
         while True:
             for start in range(slots.start, slots.stop, self._per_volume):
