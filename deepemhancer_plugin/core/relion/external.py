@@ -35,7 +35,7 @@ def decision(job: Job, gate: int) -> tuple[bool, str]:
 
 
 # Correlation with the reconstruction at 20 A under which the network has taken much of a coarse, noisy map for noise, and particles would align to
-# what is left: 0.30 and 0.71 in first iterations; where all went well 0.88 and more, with a nanodisc taken away too.
+# what is left: 0.33 and 0.71 in first iterations; where all went well 0.88 and more, with a nanodisc taken away too.
 KEPT = 0.8
 
 
