@@ -5,6 +5,7 @@
 Half maps at 1 A/voxel: synthetic proteins fill the middle half of the box's edge, as particles mostly do, noise the rest. Every run is a process
 of its own; its peak memory is what the program reports of itself.
 """
+
 import argparse
 import json
 import subprocess
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deepemhancer_plugin.core import mrc
 from deepemhancer_plugin.core.devices import select_devices
+from deepemhancer_plugin.core.maps import mrc
 from deepemhancer_plugin.core.simulation import Conditions, Simulated, from_structure, simulate
-from deepemhancer_plugin.core.synthetic import build_protein
+from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 
 def particle(made: Simulated, edge: int) -> list[np.ndarray]:
@@ -45,10 +46,18 @@ def main() -> int:
     p.add_argument("--output")
     a = p.parse_args()
     edges = [int(e) for e in a.edges.split(",")]
-    made = simulate(from_structure(build_protein(0)), Conditions(resolution=3.5, box=64, sphere=False), 0, workers=2)
-    lines = [f"Measured on {select_devices('-1').description}; one half-map pair at 1 A/voxel, the whole command, program start included.", "",
-             "| box | precision | wall (s) | of it network (s) | µs a voxel | against the smallest | peak memory (GB) |",
-             "|---|---|---|---|---|---|---|"]
+    made = simulate(
+        from_structure(build_protein(0)),
+        Conditions(resolution=3.5, box=64, sphere=False),
+        0,
+        workers=2,
+    )
+    lines = [
+        f"Measured on {select_devices('-1').description}; one half-map pair at 1 A/voxel, the whole command, program start included.",
+        "",
+        "| box | precision | wall (s) | of it network (s) | µs a voxel | against the smallest | peak memory (GB) |",
+        "|---|---|---|---|---|---|---|",
+    ]
     first: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for edge in edges:
@@ -57,14 +66,34 @@ def main() -> int:
                 mrc.write_map(name, data, mrc.new_map(data, 1.0))
             for precision in a.precision.split(","):
                 started = time.perf_counter()
-                subprocess.run([sys.executable, "-m", "deepemhancer_plugin.core.cli", "-i", halves[0], "-i2", halves[1], "-o", f"{folder}/out.mrc",
-                                "-g", "-1", "--precision", precision], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                subprocess.run(
+                    [
+                        sys.executable,
+                        "-m",
+                        "deepemhancer_plugin.core",
+                        "-i",
+                        halves[0],
+                        "-i2",
+                        halves[1],
+                        "-o",
+                        f"{folder}/out.mrc",
+                        "-g",
+                        "-1",
+                        "--precision",
+                        precision,
+                    ],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
                 wall = time.perf_counter() - started
                 report = json.loads(Path(f"{folder}/out.json").read_text())
                 cost = wall / edge**3 * 1e6
                 first.setdefault(precision, cost)
-                lines.append(f"| {edge}^3 | {report['precision']} | {wall:.1f} | {report['timings']['network']:.1f} | {cost:.2f} | "
-                             f"{cost / first[precision]:.2f} | {report['memory_mb'] / 1024:.2f} |")
+                lines.append(
+                    f"| {edge}^3 | {report['precision']} | {wall:.1f} | {report['timings']['network']:.1f} | {cost:.2f} | "
+                    f"{cost / first[precision]:.2f} | {report['memory_mb'] / 1024:.2f} |"
+                )
                 print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
     if a.output:

@@ -8,6 +8,7 @@ their shape.
 
     python benchmarks/official_windows.py --output docs/benchmarks/official_windows.md
 """
+
 import argparse
 import os
 import platform
@@ -18,15 +19,15 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/helpers")]
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from official_checkpoint import write_published  # noqa: E402
 
-from deepemhancer_plugin.core.checkpoints import load_official  # noqa: E402
-from deepemhancer_plugin.core.windows import enhance_windows  # noqa: E402
+from deepemhancer_plugin.core.enhancement.windows import enhance_windows  # noqa: E402
+from deepemhancer_plugin.core.weights.official.checkpoint import load_official  # noqa: E402
 
 BOX, BATCH = 128, 8
 PRECISIONS = ("float32", "mixed", "bfloat16")
@@ -42,11 +43,15 @@ class PlainGroupNormalization(keras.layers.Layer):
     def call(self, x):
         groups, channels = self.node.config["groups"], x.shape[-1]
         shape = tf.shape(x)
-        y = tf.reshape(x, tf.stack([shape[0], groups, shape[1], shape[2], shape[3], channels // groups]))
+        y = tf.reshape(
+            x, tf.stack([shape[0], groups, shape[1], shape[2], shape[3], channels // groups])
+        )
         mean, variance = tf.nn.moments(y, [2, 3, 4, 5], keepdims=True)
         y = (y - mean) / tf.sqrt(variance + self.node.config["epsilon"])
         affine = (1, groups, 1, 1, 1, channels // groups)
-        y = y * tf.reshape(self.node.weights["gamma"], affine) + tf.reshape(self.node.weights["beta"], affine)
+        y = y * tf.reshape(self.node.weights["gamma"], affine) + tf.reshape(
+            self.node.weights["beta"], affine
+        )
         return tf.reshape(y, shape)
 
 
@@ -60,13 +65,21 @@ def plain_model(nodes):
         elif node.kind == "PReLU":
             layer = keras.layers.PReLU(shared_axes=node.config["shared_axes"])
         elif node.kind in ("Conv3D", "Conv3DTranspose"):
-            layer = getattr(keras.layers, node.kind)(node.config["filters"], node.config["kernel_size"], node.config["strides"],
-                                                     node.config["padding"])
+            layer = getattr(keras.layers, node.kind)(
+                node.config["filters"],
+                node.config["kernel_size"],
+                node.config["strides"],
+                node.config["padding"],
+            )
         else:
-            layer = {"Concatenate": keras.layers.Concatenate, "Dropout": keras.layers.Identity}[node.kind]()
+            layer = {"Concatenate": keras.layers.Concatenate, "Dropout": keras.layers.Identity}[
+                node.kind
+            ]()
         values[node.name] = layer(x if len(x) > 1 else x[0])
         if node.weights and node.kind != "GroupNormalization":
-            layer.set_weights([node.weights[key] for key in ("kernel", "bias", "alpha") if key in node.weights])
+            layer.set_weights(
+                [node.weights[key] for key in ("kernel", "bias", "alpha") if key in node.weights]
+            )
     return keras.Model(values[nodes[0].name], values[nodes[-1].name])
 
 
@@ -74,7 +87,9 @@ def ball_in_noise():
     """Noise of standard deviation 0.1 and, in the middle, density of about 1: what the network gets after normalisation."""
     rng = np.random.default_rng(0)
     z, y, x = np.indices((BOX,) * 3) - BOX / 2
-    density = (np.sqrt(z**2 + y**2 + x**2) < 36) * (1 + np.sin(z / 2) * np.sin(y / 3) * np.sin(x / 2.5))
+    density = (np.sqrt(z**2 + y**2 + x**2) < 36) * (
+        1 + np.sin(z / 2) * np.sin(y / 3) * np.sin(x / 2.5)
+    )
     return (rng.normal(0, 0.1, density.shape) + density).astype(np.float32)
 
 
@@ -90,22 +105,34 @@ def main():
     parser.add_argument("--output", help="Markdown file to write")
     parser.add_argument("--repeats", type=int, default=4, help="alternations")
     parser.add_argument("--windows", type=int, default=8, help="windows of ours timed at a time")
-    parser.add_argument("--difference-box", type=int, default=96, help="edge of the box that differences are measured in")
+    parser.add_argument(
+        "--difference-box",
+        type=int,
+        default=96,
+        help="edge of the box that differences are measured in",
+    )
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as directory:
-        official = load_official(write_published(os.path.join(directory, "deepEMhancer_benchmark.hd5")))
+        official = load_official(
+            write_published(os.path.join(directory, "deepEMhancer_benchmark.hd5"))
+        )
     volume, tile, stride = ball_in_noise(), official.tile, official.stride
     plain = plain_model(official.nodes)
     predictors = {precision: official.predictor(precision) for precision in PRECISIONS}
 
     # One row of the original's grid: its box is a stride longer than the map, and wraps.
     wrapped = np.pad(volume, [(0, stride)] * 3, mode="wrap")
-    row = np.stack([wrapped[32:32 + tile, 32:32 + tile, x:x + tile] for x in range(0, BOX + stride - tile + 1, stride)])
+    row = np.stack(
+        [
+            wrapped[32 : 32 + tile, 32 : 32 + tile, x : x + tile]
+            for x in range(0, BOX + stride - tile + 1, stride)
+        ]
+    )
     filled = np.concatenate([row, np.repeat(row[-1:], -len(row) % BATCH, 0)])[..., None]
     few = [row[i % len(row)][None] for i in range(arguments.windows)]
 
-    reference = plain.predict_on_batch(filled)[:len(row), ..., 0]
+    reference = plain.predict_on_batch(filled)[: len(row), ..., 0]
     best = {}
     for _ in range(arguments.repeats):
         for name in ("plain", *PRECISIONS):
@@ -114,7 +141,7 @@ def main():
                 times = [t / len(row) for t in times]
             else:
                 if name not in best:
-                    predictors[name](few[0])    # compiles
+                    predictors[name](few[0])  # compiles
                 _, *times = timed(lambda name=name: [predictors[name](window) for window in few])
                 times = [t / len(few) for t in times]
             best[name] = np.minimum(best.get(name, np.inf), times)
@@ -123,10 +150,16 @@ def main():
     single = np.stack([predictors["float32"](window[None])[0] for window in row])
     agreement = np.abs(single - reference).max() / np.ptp(reference)
     cut = slice((BOX - arguments.difference_box) // 2, (BOX + arguments.difference_box) // 2)
-    maps = {name: enhance_windows(volume[cut, cut, cut], [predictors[name]], tile, stride) for name in PRECISIONS}
+    maps = {
+        name: enhance_windows(volume[cut, cut, cut], [predictors[name]], tile, stride)
+        for name in PRECISIONS
+    }
     exact = maps["float32"]
-    lines = ["| way | s per useful window | useful windows per s | times plain | times plain, CPU time "
-             "| largest difference / range | rms difference / range |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| way | s per useful window | useful windows per s | times plain | times plain, CPU time "
+        "| largest difference / range | rms difference / range |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, (wall, cpu) in best.items():
         if name == "plain":
             differences = "-", "-"
@@ -135,12 +168,17 @@ def main():
         else:
             error = np.abs(maps[name] - exact) / np.ptp(exact)
             differences = f"{error.max():.1e}", f"{np.sqrt((error**2).mean()):.1e}"
-        lines.append(f"| {'plain, float32, batches of 8' if name == 'plain' else 'ours, ' + name} | {wall:.3f} | {1 / wall:.2f} "
-                     f"| {best['plain'][0] / wall:.2f} | {best['plain'][1] / cpu:.2f} | {differences[0]} | {differences[1]} |")
+        lines.append(
+            f"| {'plain, float32, batches of 8' if name == 'plain' else 'ours, ' + name} | {wall:.3f} | {1 / wall:.2f} "
+            f"| {best['plain'][0] / wall:.2f} | {best['plain'][1] / cpu:.2f} | {differences[0]} | {differences[1]} |"
+        )
     computed = len(filled) / len(row)
-    lines += ["", f"{len(row)} useful of {len(filled)} windows computed in the plain way: {computed:.2f} of the factor is that. "
-              f"Differences of the averaged maps in a box of {arguments.difference_box}^3, stride {stride}, to ours in float32. "
-              f"TensorFlow {tf.__version__}, {os.cpu_count()} cores, {platform.machine()}."]
+    lines += [
+        "",
+        f"{len(row)} useful of {len(filled)} windows computed in the plain way: {computed:.2f} of the factor is that. "
+        f"Differences of the averaged maps in a box of {arguments.difference_box}^3, stride {stride}, to ours in float32. "
+        f"TensorFlow {tf.__version__}, {os.cpu_count()} cores, {platform.machine()}.",
+    ]
     table = "\n".join(lines) + "\n"
     print("\n" + table)
     if arguments.output:

@@ -8,6 +8,7 @@ again, the comparison goes on where it was, also within a variant. --only trains
 are finished. --scale divides all widths (to multiples of 8): small networks of the same kinds, where there is no GPU. --reconstructions adds whole
 maps (NAME_half1.mrc.gz, NAME_half2.mrc.gz, NAME_model.mrc.gz).
 """
+
 import argparse
 import gc
 import json
@@ -20,24 +21,47 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.core.networks import Architecture
 from deepemhancer_plugin.core.simulation import read_molecule
-from deepemhancer_plugin.core.training.command import split_structures
 from deepemhancer_plugin.core.training.cubes import Simulation
 from deepemhancer_plugin.core.training.pool import Pool
-from deepemhancer_plugin.core.training.train import PUBLISHED_SETTINGS, Settings, Trainer, validation_set
+from deepemhancer_plugin.core.training.structures import split_structures
+from deepemhancer_plugin.core.training.train import (
+    PUBLISHED_SETTINGS,
+    Settings,
+    Trainer,
+    validation_set,
+)
+from deepemhancer_plugin.core.weights.networks import Architecture
 
 BASE = Architecture()
 # What differs from the baseline, the settings of `deepemhancer train`.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "baseline": ("as shipped: widths 48/96/160/192, space-to-depth, layer normalisation, MAE + 0.05 (1 - FSC)", {}),
+    "baseline": (
+        "as shipped: widths 48/96/160/192, space-to-depth, layer normalisation, MAE + 0.05 (1 - FSC)",
+        {},
+    ),
     "narrow": ("widths 32/64/112/128", {"architecture": replace(BASE, widths=(32, 64, 112, 128))}),
     "wide": ("widths 64/128/208/256", {"architecture": replace(BASE, widths=(64, 128, 208, 256))}),
-    "three levels": ("widths 48/96/160", {"architecture": replace(BASE, widths=(48, 96, 160), blocks=(2, 2, 2))}),
-    "full entrance": ("no space-to-depth: one more level, 16 features at 1 A/voxel",
-                      {"architecture": replace(BASE, widths=(16, 48, 96, 160, 192), blocks=(1, 2, 2, 2, 2), entrance=1)}),
-    "no normalisation": ("residual blocks without normalisation", {"architecture": replace(BASE, norm="none")}),
-    "group normalisation": ("over groups of eight features and the window", {"architecture": replace(BASE, norm="group")}),
+    "three levels": (
+        "widths 48/96/160",
+        {"architecture": replace(BASE, widths=(48, 96, 160), blocks=(2, 2, 2))},
+    ),
+    "full entrance": (
+        "no space-to-depth: one more level, 16 features at 1 A/voxel",
+        {
+            "architecture": replace(
+                BASE, widths=(16, 48, 96, 160, 192), blocks=(1, 2, 2, 2, 2), entrance=1
+            )
+        },
+    ),
+    "no normalisation": (
+        "residual blocks without normalisation",
+        {"architecture": replace(BASE, norm="none")},
+    ),
+    "group normalisation": (
+        "over groups of eight features and the window",
+        {"architecture": replace(BASE, norm="group")},
+    ),
     "one channel": ("without the flattened map", {"architecture": replace(BASE, channels=1)}),
     "MAE": ("loss without the FSC term", {"fsc_weight": 0.0}),
     "more FSC": ("MAE + 0.2 (1 - FSC)", {"fsc_weight": 0.2}),
@@ -50,11 +74,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 @dataclass(frozen=True)
 class View:
     """The shared pool (or held-out cubes) as a variant's network is to see it: fewer channels, or without the compression, which sinh undoes."""
+
     architecture: Architecture
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        inputs = inputs[..., :self.architecture.channels]
-        return inputs if self.architecture.compressed else np.sinh(inputs.astype(np.float32)).clip(-65000, 65000).astype(np.float16)
+        inputs = inputs[..., : self.architecture.channels]
+        return (
+            inputs
+            if self.architecture.compressed
+            else np.sinh(inputs.astype(np.float32)).clip(-65000, 65000).astype(np.float16)
+        )
 
 
 class Shared:
@@ -63,7 +92,9 @@ class Shared:
     def __init__(self, pool: Pool, view: View):
         self._pool, self._view, self.filled = pool, view, pool.filled
 
-    def batch(self, count: int, edge: int, rng: np.random.Generator, blur: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def batch(
+        self, count: int, edge: int, rng: np.random.Generator, blur: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         inputs, targets = self._pool.batch(count, edge, rng, blur)
         return self._view(inputs), targets
 
@@ -77,8 +108,14 @@ def settings_of(name: str, common: dict[str, Any], scale: float) -> Settings:
     return replace(made, architecture=replace(made.architecture, widths=widths))
 
 
-def train(name: str, settings: Settings, pool: Pool, validation: tuple[np.ndarray, np.ndarray], folder: Path,
-          quality: Callable[[Path], dict[str, float]] | None) -> dict[str, Any]:
+def train(
+    name: str,
+    settings: Settings,
+    pool: Pool,
+    validation: tuple[np.ndarray, np.ndarray],
+    folder: Path,
+    quality: Callable[[Path], dict[str, float]] | None,
+) -> dict[str, Any]:
     """Train one variant, or go on with it; what there is to say about it, which result.json in its folder keeps."""
     import keras
 
@@ -90,15 +127,27 @@ def train(name: str, settings: Settings, pool: Pool, validation: tuple[np.ndarra
     view = View(settings.architecture)
     trainer = Trainer(settings, folder)
     held_out = view(validation[0]), validation[1]
-    trainer.run(Shared(pool, view), held_out, lambda e: print(f"{name}: step {e['step']}, {e['minutes']:.1f} min, error {e['mae']:.4f}, "  # type: ignore
-                                                              f"FSC {e['fsc']:.3f}, correlation {e['cc']:.3f}", flush=True))
+    trainer.run(
+        Shared(pool, view),
+        held_out,
+        lambda e: print(
+            f"{name}: step {e['step']}, {e['minutes']:.1f} min, error {e['mae']:.4f}, "  # type: ignore
+            f"FSC {e['fsc']:.3f}, correlation {e['cc']:.3f}",
+            flush=True,
+        ),
+    )
     last = trainer.history[-1]
     model = trainer.models[held_out[0].shape[1]]
     started = time.perf_counter()
     for cube in held_out[0][:8]:
         np.asarray(model.predict_on_batch(cube[None]))
-    found = {"minutes": settings.minutes, "steps": trainer.step, "parameters": trainer.network.model.count_params(),
-             "window_ms": 1000 * (time.perf_counter() - started) / len(held_out[0][:8]), **{k: last[k] for k in ("mae", "fsc", "cc", "noise")}}
+    found = {
+        "minutes": settings.minutes,
+        "steps": trainer.step,
+        "parameters": trainer.network.model.count_params(),
+        "window_ms": 1000 * (time.perf_counter() - started) / len(held_out[0][:8]),
+        **{k: last[k] for k in ("mae", "fsc", "cc", "noise")},
+    }
     if quality:
         found |= quality(folder / "weights.npz")
     result.write_text(json.dumps(found, indent=1))
@@ -107,43 +156,92 @@ def train(name: str, settings: Settings, pool: Pool, validation: tuple[np.ndarra
 
 def on_maps(folder: Path) -> Callable[[Path], dict[str, float]]:
     """A function from a file of weights to the median gains on the reconstructions of a folder."""
-    from deepemhancer_plugin.core import mrc
     from deepemhancer_plugin.core.devices import select_devices
-    from deepemhancer_plugin.core.embedded import load_file
-    from deepemhancer_plugin.core.enhance import enhance
+    from deepemhancer_plugin.core.enhancement.enhance import enhance
     from deepemhancer_plugin.core.evaluation import score, soft_mask
+    from deepemhancer_plugin.core.maps import mrc
+    from deepemhancer_plugin.core.weights.embedded import load_file
 
     def quality(weights: Path) -> dict[str, float]:
         gains = []
         for first in sorted(folder.glob("*_half1.mrc.gz")):
-            half1, half2, truth = (mrc.read_map(str(first).replace("half1", part)) for part in ("half1", "half2", "model"))
+            half1, half2, truth = (
+                mrc.read_map(str(first).replace("half1", part))
+                for part in ("half1", "half2", "model")
+            )
             mask = soft_mask(truth.data, truth.sampling_rate)
             maps = [half1.data, half2.data]
             before = (half1.data + half2.data) / 2
-            after = enhance(maps, half1.sampling_rate, load_file(str(weights)), select_devices(None)).data
-            a, b = (np.array(astuple(score(v, truth.data, mask, truth.sampling_rate))) for v in (before, after))
+            after = enhance(
+                maps, half1.sampling_rate, load_file(str(weights)), select_devices(None)
+            ).data
+            a, b = (
+                np.array(astuple(score(v, truth.data, mask, truth.sampling_rate)))
+                for v in (before, after)
+            )
             gains.append((b - a) * (-1, -1, 1, 1))
-        return dict(zip(("masked", "unmasked", "cc_mask", "cc_box"), np.median(gains, axis=0).tolist(), strict=True))
+        return dict(
+            zip(
+                ("masked", "unmasked", "cc_mask", "cc_box"),
+                np.median(gains, axis=0).tolist(),
+                strict=True,
+            )
+        )
 
     return quality
 
 
-def table(results: dict[str, dict[str, Any]], common: dict[str, Any], scale: float, device: str, cubes: int) -> str:
+def table(
+    results: dict[str, dict[str, Any]],
+    common: dict[str, Any],
+    scale: float,
+    device: str,
+    cubes: int,
+) -> str:
     """Markdown."""
     with_maps = all("masked" in r for r in results.values())
-    head = ["variant", "what differs", "parameters (M)", "steps", "ms a window", "MAE", "mean FSC", "correlation", "output on noise"]
+    head = [
+        "variant",
+        "what differs",
+        "parameters (M)",
+        "steps",
+        "ms a window",
+        "MAE",
+        "mean FSC",
+        "correlation",
+        "output on noise",
+    ]
     head += ["gain FSC-0.5 masked (A)", "unmasked (A)", "CC_mask", "CC_box"] if with_maps else []
-    lines = ["# Variants of network and loss", "", f"Each trained for {common['minutes']:g} minutes on {device}, in batches of as many voxels as "
-             f"{common['batch']} cubes of {min(common['edges'])}^3, from one pool of simulated cubes; compared on the same {cubes} held-out cubes "
-             f"of {max(common['edges'])}^3. MAE, FSC and correlation are those to the target, whose 95th percentile in a protein is about 1; the "
-             "output on noise is the mean of the 99.9th percentiles on held-out cubes without any molecule."
-             + (f" All widths are divided by {scale:g}, to multiples of 8." if scale != 1 else "")
-             + (" Gains are medians over half maps reconstructed by RELION." if with_maps else ""), "",
-             "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = [
+        "# Variants of network and loss",
+        "",
+        f"Each trained for {common['minutes']:g} minutes on {device}, in batches of as many voxels as "
+        f"{common['batch']} cubes of {min(common['edges'])}^3, from one pool of simulated cubes; compared on the same {cubes} held-out cubes "
+        f"of {max(common['edges'])}^3. MAE, FSC and correlation are those to the target, whose 95th percentile in a protein is about 1; the "
+        "output on noise is the mean of the 99.9th percentiles on held-out cubes without any molecule."
+        + (f" All widths are divided by {scale:g}, to multiples of 8." if scale != 1 else "")
+        + (" Gains are medians over half maps reconstructed by RELION." if with_maps else ""),
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
     for name, r in results.items():
-        cells = [name, VARIANTS[name][0], f"{r['parameters'] / 1e6:.1f}", f"{r['steps']}", f"{r['window_ms']:.0f}", f"{r['mae']:.4f}",
-                 f"{r['fsc']:.3f}", f"{r['cc']:.3f}", f"{r['noise']:.3f}"]
-        cells += [f"{r[key]:+.2f}" for key in ("masked", "unmasked", "cc_mask", "cc_box")] if with_maps else []
+        cells = [
+            name,
+            VARIANTS[name][0],
+            f"{r['parameters'] / 1e6:.1f}",
+            f"{r['steps']}",
+            f"{r['window_ms']:.0f}",
+            f"{r['mae']:.4f}",
+            f"{r['fsc']:.3f}",
+            f"{r['cc']:.3f}",
+            f"{r['noise']:.3f}",
+        ]
+        cells += (
+            [f"{r[key]:+.2f}" for key in ("masked", "unmasked", "cc_mask", "cc_box")]
+            if with_maps
+            else []
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -152,9 +250,15 @@ def main() -> int:
     p = argparse.ArgumentParser()
     p.add_argument("--structures", required=True)
     p.add_argument("--reconstructions")
-    p.add_argument("--work", default="variants", help="folder of the trainings (default: %(default)s)")
-    p.add_argument("--minutes", type=float, default=20, help="of training for each (default: %(default)s)")
-    p.add_argument("--only", help="names with commas between (default: all): " + ", ".join(VARIANTS))
+    p.add_argument(
+        "--work", default="variants", help="folder of the trainings (default: %(default)s)"
+    )
+    p.add_argument(
+        "--minutes", type=float, default=20, help="of training for each (default: %(default)s)"
+    )
+    p.add_argument(
+        "--only", help="names with commas between (default: all): " + ", ".join(VARIANTS)
+    )
     p.add_argument("--scale", type=float, default=1, help="that the widths are divided by")
     p.add_argument("--edges", default="64", help="of the cubes (default: %(default)s)")
     p.add_argument("--batch", type=int, default=16)
@@ -168,21 +272,43 @@ def main() -> int:
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         p.error(f"no variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
-    common = {"minutes": a.minutes, "edges": tuple(int(e) for e in a.edges.split(",")), "batch": a.batch, "steps": 10**9, "pool": a.pool,
-              "workers": a.workers, "precision": a.precision, "validation_cubes": a.validationCubes, "validate_every": 1000}
+    common = {
+        "minutes": a.minutes,
+        "edges": tuple(int(e) for e in a.edges.split(",")),
+        "batch": a.batch,
+        "steps": 10**9,
+        "pool": a.pool,
+        "workers": a.workers,
+        "precision": a.precision,
+        "validation_cubes": a.validationCubes,
+        "validate_every": 1000,
+    }
     settings, work = Settings(**common), Path(a.work)
     files = split_structures(Path(a.structures))
-    train_on, held_out = (Simulation([read_molecule(f) for f in files[split]]) for split in ("train", "validation"))
-    with Pool(train_on, settings.pool, max(settings.edges), 2, settings.workers, settings.seed) as pool:
+    train_on, held_out = (
+        Simulation([read_molecule(f) for f in files[split]]) for split in ("train", "validation")
+    )
+    with Pool(
+        train_on, settings.pool, max(settings.edges), 2, settings.workers, settings.seed
+    ) as pool:
         validation = validation_set(held_out, settings)
         pool.wait(settings.pool)  # the first variant has no fewer cubes than the last
         quality = on_maps(Path(a.reconstructions)) if a.reconstructions else None
         for name in names:
-            train(name, settings_of(name, common, a.scale), pool, validation, work / name.replace(" ", "_"), quality)
+            train(
+                name,
+                settings_of(name, common, a.scale),
+                pool,
+                validation,
+                work / name.replace(" ", "_"),
+                quality,
+            )
     from deepemhancer_plugin.core.devices import select_devices
 
     folders = {name: work / name.replace(" ", "_") / "result.json" for name in VARIANTS}
-    results = {name: json.loads(path.read_text()) for name, path in folders.items() if path.is_file()}
+    results = {
+        name: json.loads(path.read_text()) for name, path in folders.items() if path.is_file()
+    }
     text = table(results, common, a.scale, select_devices(None).description, len(validation[0]))
     print(text)
     if a.output:

@@ -4,6 +4,7 @@
 
 DIR: atomic models with an index.tsv (columns file and split), of which the test split is used; without it synthetic proteins.
 """
+
 import argparse
 import sys
 import warnings
@@ -14,10 +15,10 @@ from quality import molecules
 from scipy import ndimage
 
 from deepemhancer_plugin.core.devices import select_devices
-from deepemhancer_plugin.core.embedded import load_embedded
-from deepemhancer_plugin.core.enhance import enhance
+from deepemhancer_plugin.core.enhancement.enhance import enhance
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.simulation import Conditions, simulate
+from deepemhancer_plugin.core.weights.embedded import load_embedded
 
 ZONES = (1, 3, 6, 10)  # A about the molecule's mask
 
@@ -32,17 +33,29 @@ def main() -> int:
     warnings.simplefilter("ignore", MapWarning)
     chosen = sorted(molecules(a.structures), key=lambda m: len(m[1]))
     chosen = [chosen[int(i)] for i in np.linspace(0, len(chosen) * 0.3, a.maps)]
-    lines = ["# Maps masked to a zone round the molecule", "",
-             "Correlation of the enhanced map with the model's own map in the mask, of the mean as a single map / of the halves.", "",
-             "| map | resolution (A) | mean of halves | enhanced, whole | " + " | ".join(f"zone of {zone} A" for zone in ZONES) + " |",
-             "|---|---|---|---|" + "---|" * len(ZONES)]
+    lines = [
+        "# Maps masked to a zone round the molecule",
+        "",
+        "Correlation of the enhanced map with the model's own map in the mask, of the mean as a single map / of the halves.",
+        "",
+        "| map | resolution (A) | mean of halves | enhanced, whole | "
+        + " | ".join(f"zone of {zone} A" for zone in ZONES)
+        + " |",
+        "|---|---|---|---|" + "---|" * len(ZONES),
+    ]
     for name, molecule in chosen:
         for resolution in (2.5, 3.5, 5.0):
             made = simulate(molecule, Conditions(resolution=resolution), 3)
             core, halves = made.mask > 0.5, [made.half1, made.half2]
 
-            def agrees(volume: np.ndarray, core: np.ndarray = core, truth: np.ndarray = made.model) -> str:
-                return f"{np.corrcoef(volume[core], truth[core])[0, 1]:.3f}" if volume.any() else "empty"
+            def agrees(
+                volume: np.ndarray, core: np.ndarray = core, truth: np.ndarray = made.model
+            ) -> str:
+                return (
+                    f"{np.corrcoef(volume[core], truth[core])[0, 1]:.3f}"
+                    if volume.any()
+                    else "empty"
+                )
 
             def enhanced(maps: list[np.ndarray]) -> str:
                 single = enhance([(maps[0] + maps[1]) / 2], 1.0, model, where).data
@@ -51,7 +64,9 @@ def main() -> int:
             cells = [agrees((halves[0] + halves[1]) / 2), enhanced(halves)]
             for zone in ZONES:
                 inside = ndimage.binary_dilation(core, iterations=zone)
-                cells.append(enhanced([np.where(inside, half, 0).astype(np.float32) for half in halves]))
+                cells.append(
+                    enhanced([np.where(inside, half, 0).astype(np.float32) for half in halves])
+                )
             lines.append(f"| {name} | {resolution} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     if a.output:

@@ -3,6 +3,7 @@
 Importing this package needs neither Scipion nor TensorFlow: `Plugin` is imported when somebody asks for it (PEP 562), so that the
 core also imports in the inference environment, where Scipion is absent.
 """
+
 __version__ = "1.0.0"
 _logo = "icon.png"
 _references = ["Jakobi2017", "SanchezGarcia2021", "RamirezAportela2022", "RamirezAportela2019"]
@@ -11,5 +12,6 @@ _references = ["Jakobi2017", "SanchezGarcia2021", "RamirezAportela2022", "Ramire
 def __getattr__(name):
     if name == "Plugin":
         from deepemhancer_plugin.plugin import Plugin
+
         return Plugin
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

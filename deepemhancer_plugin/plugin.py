@@ -1,4 +1,5 @@
 """The plugin as Scipion sees it: variables, the inference environment, the official checkpoints."""
+
 import os
 import platform
 import re
@@ -46,20 +47,35 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def _defineVariables(cls):
-        cls._defineEmVar(DEEPEMHANCER_HOME, ENV_NAME, var_type=VarTypes.FOLDER,
-                         description="Folder of the inference environment's installation marks.")
-        cls._defineVar(DEEPEMHANCER_ENV_ACTIVATION, DEFAULT_ACTIVATION,
-                       description="Command that activates the inference environment: conda's, or e.g. "
-                                   "'source /path/to/venv/bin/activate' for any Python environment with TensorFlow.")
-        cls._defineEmVar(DEEPEMHANCER_MODELS, f"{MODELS_PACKAGE}-{MODELS_VERSION}", var_type=VarTypes.FOLDER,
-                         description=f"Folder of the official checkpoints: the one that holds {CHECKPOINTS_FOLDER}, or that one.")
+        cls._defineEmVar(
+            DEEPEMHANCER_HOME,
+            ENV_NAME,
+            var_type=VarTypes.FOLDER,
+            description="Folder of the inference environment's installation marks.",
+        )
+        cls._defineVar(
+            DEEPEMHANCER_ENV_ACTIVATION,
+            DEFAULT_ACTIVATION,
+            description="Command that activates the inference environment: conda's, or e.g. "
+            "'source /path/to/venv/bin/activate' for any Python environment with TensorFlow.",
+        )
+        cls._defineEmVar(
+            DEEPEMHANCER_MODELS,
+            f"{MODELS_PACKAGE}-{MODELS_VERSION}",
+            var_type=VarTypes.FOLDER,
+            description=f"Folder of the official checkpoints: the one that holds {CHECKPOINTS_FOLDER}, or that one.",
+        )
 
     # ------------------------------------------------------- the inference environment
     @classmethod
     def getActivation(cls):
         """The shell command that activates the inference environment, with conda's own set-up before it where it needs one."""
         activation = cls.getVar(DEEPEMHANCER_ENV_ACTIVATION) or DEFAULT_ACTIVATION
-        return f"{cls.getCondaActivationCmd()} {activation}".strip() if activation.startswith("conda ") else activation
+        return (
+            f"{cls.getCondaActivationCmd()} {activation}".strip()
+            if activation.startswith("conda ")
+            else activation
+        )
 
     @classmethod
     def usesOwnEnvironment(cls):
@@ -69,7 +85,10 @@ class Plugin(pwem.Plugin):
     @classmethod
     def getEnviron(cls):
         environ = pwutils.Environ(os.environ)
-        for name in ("PYTHONPATH", "PYTHONHOME"):  # Scipion's; its packages must not shadow those of the inference environment
+        for name in (
+            "PYTHONPATH",
+            "PYTHONHOME",
+        ):  # Scipion's; its packages must not shadow those of the inference environment
             environ.pop(name, None)
         environ["PYTHONUNBUFFERED"] = "1"  # the log appears line by line
         return environ
@@ -95,7 +114,11 @@ class Plugin(pwem.Plugin):
 
     def getTemplates(self):
         """The workflow templates; without Xmipp not those that need it."""
-        return [template for template in super().getTemplates() if "Xmipp" not in template.description or find_spec("xmipp3")]
+        return [
+            template
+            for template in super().getTemplates()
+            if "Xmipp" not in template.description or find_spec("xmipp3")
+        ]
 
     # ------------------------------------------------------- the official checkpoints
     @classmethod
@@ -113,8 +136,10 @@ class Plugin(pwem.Plugin):
         path = cls.getCheckpoint(name)
         if path.is_file():
             return []
-        return [f"The official checkpoint {path} does not exist: install it with *scipion3 installb {MODELS_PACKAGE}* (740 MB), "
-                f"set {DEEPEMHANCER_MODELS} to the folder that has it, or choose the embedded weights."]
+        return [
+            f"The official checkpoint {path} does not exist: install it with *scipion3 installb {MODELS_PACKAGE}* (740 MB), "
+            f"set {DEEPEMHANCER_MODELS} to the folder that has it, or choose the embedded weights."
+        ]
 
     # ------------------------------------------------------- installation
     @classmethod
@@ -124,15 +149,33 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def defineBinaries(cls, env):
-        common = {"tar": VOID_TGZ, "url": f"file:{os.devnull}", "neededProgs": cls.getDependencies()}  # nothing to unpack
-        env.addPackage(PACKAGE, version=__version__, commands=cls._environmentCommands(), default=True, **common)
-        env.addPackage(MODELS_PACKAGE, version=MODELS_VERSION, commands=cls._modelsCommands(), default=False, **common)
+        common = {
+            "tar": VOID_TGZ,
+            "url": f"file:{os.devnull}",
+            "neededProgs": cls.getDependencies(),
+        }  # nothing to unpack
+        env.addPackage(
+            PACKAGE,
+            version=__version__,
+            commands=cls._environmentCommands(),
+            default=True,
+            **common,
+        )
+        env.addPackage(
+            MODELS_PACKAGE,
+            version=MODELS_VERSION,
+            commands=cls._modelsCommands(),
+            default=False,
+            **common,
+        )
 
     @classmethod
     def _environmentCommands(cls):
         """Scipion ignores exit codes and looks for the targets only: each is touched after the step that it stands for."""
         if cls.usesOwnEnvironment():
-            check = f"{cls.getActivation()} && python {shlex.quote(str(PROBE))} && touch {ENV_READY}"
+            check = (
+                f"{cls.getActivation()} && python {shlex.quote(str(PROBE))} && touch {ENV_READY}"
+            )
             return [(bash(check), ENV_READY)]
         install = CondaCommandDef(ENV_NAME, cls.getCondaActivationCmd())
         install.create("python=3.11", touch=ENV_CREATED)
@@ -144,7 +187,9 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def _modelsCommands(cls):
-        targets = [f"{CHECKPOINTS_FOLDER}/{CHECKPOINT % name}" for name in (*MODEL_NAMES, MASKED_MODEL)]
+        targets = [
+            f"{CHECKPOINTS_FOLDER}/{CHECKPOINT % name}" for name in (*MODEL_NAMES, MASKED_MODEL)
+        ]
         return [(bash(cls.getCommand(["--download", "."])), targets)]
 
 
@@ -161,27 +206,47 @@ def tensorflow():
     return "tensorflow-cpu>=2.17" if platform.machine() == "x86_64" else "tensorflow>=2.17"
 
 
-_working: set[str] = set()  # activation commands that were seen to work: not asked again for each of the window's questions
+_working: set[str] = (
+    set()
+)  # activation commands that were seen to work: not asked again for each of the window's questions
 
 
 def probe(activation, own):
     """What is missing from the environment that `activation` activates, a line each; [] when nothing is."""
     if activation in _working:
         return []
-    cure = (f"correct {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf" if own else
-            f"install it with *scipion3 installb {PACKAGE}*, or set {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf")
+    cure = (
+        f"correct {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf"
+        if own
+        else f"install it with *scipion3 installb {PACKAGE}*, or set {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf"
+    )
     try:
-        result = subprocess.run(["bash", "-c", f"{activation} && python {shlex.quote(str(PROBE))}"], capture_output=True,
-                                text=True, timeout=60, env=Plugin.getEnviron())
+        result = subprocess.run(
+            ["bash", "-c", f"{activation} && python {shlex.quote(str(PROBE))}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=Plugin.getEnviron(),
+        )
     except subprocess.TimeoutExpired:
-        return [f"The inference environment did not answer within a minute to *{activation}*: {cure}."]
+        return [
+            f"The inference environment did not answer within a minute to *{activation}*: {cure}."
+        ]
     found = re.search(r"^PROBE:(.*)$", result.stdout, re.MULTILINE)
     if not found:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        return [f"The inference environment cannot be activated with *{activation}* ({reason}): {cure}."]
+        return [
+            f"The inference environment cannot be activated with *{activation}* ({reason}): {cure}."
+        ]
     missing = found.group(1).split()
     if missing:
-        pip = f"*{activation} && pip install {' '.join(missing)}*" if own else f"*scipion3 installb {PACKAGE}*"
-        return [f"The inference environment (*{activation}*) lacks {', '.join(missing)}: install with {pip}."]
+        pip = (
+            f"*{activation} && pip install {' '.join(missing)}*"
+            if own
+            else f"*scipion3 installb {PACKAGE}*"
+        )
+        return [
+            f"The inference environment (*{activation}*) lacks {', '.join(missing)}: install with {pip}."
+        ]
     _working.add(activation)
     return []

@@ -1,4 +1,5 @@
 """Runs in the inference environment: says what it lacks, and fails if it lacks anything. Imports nothing, so it is quick."""
+
 from importlib.util import find_spec
 
 MODULES = ("numpy", "scipy", "mrcfile", "h5py", "keras", "starfile")

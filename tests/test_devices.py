@@ -1,4 +1,5 @@
 """Devices in pretended environments; plans of tiles by their properties."""
+
 import os
 import subprocess
 import sys
@@ -72,19 +73,26 @@ class TensorFlow(types.ModuleType):
                 if started:
                     raise RuntimeError("Visible devices cannot be modified after being initialized")
                 self.set[what, values[-1]] = values[0]
+
             return store
 
-        details = types.SimpleNamespace(get_device_details=lambda gpu: {"device_name": gpu.name},
-                                        set_memory_growth=lambda gpu, on: setter("growth")(on, gpu.name))
+        details = types.SimpleNamespace(
+            get_device_details=lambda gpu: {"device_name": gpu.name},
+            set_memory_growth=lambda gpu, on: setter("growth")(on, gpu.name),
+        )
         gpus = [types.SimpleNamespace(name=n) for n in names]
         self.config = types.SimpleNamespace(
-            list_physical_devices=lambda kind: gpus, experimental=details, set_visible_devices=setter("visible"),
-            threading=types.SimpleNamespace(set_intra_op_parallelism_threads=setter("threads")))
+            list_physical_devices=lambda kind: gpus,
+            experimental=details,
+            set_visible_devices=setter("visible"),
+            threading=types.SimpleNamespace(set_intra_op_parallelism_threads=setter("threads")),
+        )
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine without GPU, 64 GB free, 8 cores of "Some CPU"; `machine(...)` sets more."""
+
     def pretend(driver=None, framework=None, backend="tensorflow", visible=None, flags=""):
         (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags))
         monkeypatch.setattr(devices, "_cuda", lambda: driver)
@@ -117,13 +125,21 @@ def cgroup(machine, line, files):
 
 # --------------------------------------------------------------------------------------------------------------------- selection
 
+
 def test_number_counts_what_the_variable_shows(machine):
     tf = machine(Driver(T4, A100), TensorFlow("Tesla T4", "NVIDIA A100"), visible="3,5")
     chosen = select_devices("1")
-    assert chosen.names == ["/GPU:0"] and chosen.numbers == [1] and chosen.kind == "gpu" and chosen.bfloat16
+    assert (
+        chosen.names == ["/GPU:0"]
+        and chosen.numbers == [1]
+        and chosen.kind == "gpu"
+        and chosen.bfloat16
+    )
     assert chosen.description == "GPU 1 of CUDA_VISIBLE_DEVICES=3,5: NVIDIA A100 (40 GB)"
     assert chosen.why == "asked for with -g 1"
-    assert [g.name for g in tf.set["visible", "GPU"]] == ["NVIDIA A100"] and tf.set["growth", "NVIDIA A100"] is True
+    assert [g.name for g in tf.set["visible", "GPU"]] == ["NVIDIA A100"] and tf.set[
+        "growth", "NVIDIA A100"
+    ] is True
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
     assert free_memory(chosen) == 20 * 2**30
 
@@ -131,7 +147,10 @@ def test_number_counts_what_the_variable_shows(machine):
 def test_uuids_in_the_variable(machine):
     machine(Driver(A100, T4), TensorFlow("NVIDIA A100", "Tesla T4"), visible="GPU-8f2a,GPU-11aa")
     chosen = select_devices("1")
-    assert chosen.description == "GPU 1 of CUDA_VISIBLE_DEVICES=GPU-8f2a,GPU-11aa: Tesla T4 (16 GB)" and not chosen.bfloat16
+    assert (
+        chosen.description == "GPU 1 of CUDA_VISIBLE_DEVICES=GPU-8f2a,GPU-11aa: Tesla T4 (16 GB)"
+        and not chosen.bfloat16
+    )
 
 
 def test_several_gpus(machine):
@@ -142,7 +161,7 @@ def test_several_gpus(machine):
         assert chosen.description == "GPUs 2, 0: NVIDIA A100 (40 GB), NVIDIA A100 (40 GB)"
     every = select_devices()
     assert every.numbers == [0, 1, 2] and not every.bfloat16 and "-g chooses" in every.why
-    assert free_memory(every) == 8 * 2**30    # the smallest one's
+    assert free_memory(every) == 8 * 2**30  # the smallest one's
 
 
 def test_frameworks_that_have_started_keep_their_numbers(machine):
@@ -170,7 +189,11 @@ def test_threads_follow_a_quota_that_tensorflow_does_not_know(machine):
 
 def test_cpu_when_there_is_no_gpu(machine):
     chosen = select_devices()
-    assert chosen.description == "CPU: Some CPU, 8 cores" and chosen.why == "no GPU is visible" and not chosen.bfloat16
+    assert (
+        chosen.description == "CPU: Some CPU, 8 cores"
+        and chosen.why == "no GPU is visible"
+        and not chosen.bfloat16
+    )
     machine(visible="")
     assert select_devices().why == "CUDA_VISIBLE_DEVICES='' hides every GPU"
     machine(visible="7")
@@ -181,16 +204,22 @@ def test_absent_gpu_is_an_error_that_says_what_is_there(machine):
     with pytest.raises(InputError, match="no GPU 0: no GPU is visible"):
         select_devices("0")
     machine(Driver(A100, T4), TensorFlow("NVIDIA A100", "Tesla T4"), visible="3,5")
-    with pytest.raises(InputError, match="no GPU 3 of CUDA_VISIBLE_DEVICES=3,5: visible are 0 to 1"):
+    with pytest.raises(
+        InputError, match="no GPU 3 of CUDA_VISIBLE_DEVICES=3,5: visible are 0 to 1"
+    ):
         select_devices("0,3")
     machine(Driver(A100), TensorFlow("NVIDIA A100"))
     with pytest.raises(InputError, match="no GPU 1: visible is only 0"):
         select_devices("1")
 
 
-@pytest.mark.parametrize("backend, package", [("tensorflow", "tensorflow[and-cuda]"), ("torch", "torch with CUDA")])
+@pytest.mark.parametrize(
+    "backend, package", [("tensorflow", "tensorflow[and-cuda]"), ("torch", "torch with CUDA")]
+)
 def test_gpu_that_the_framework_cannot_use(machine, backend, package):
-    torch = types.SimpleNamespace(cuda=types.SimpleNamespace(device_count=lambda: 0), set_num_threads=lambda n: None)
+    torch = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(device_count=lambda: 0), set_num_threads=lambda n: None
+    )
     machine(Driver(A100), TensorFlow() if backend == "tensorflow" else torch, backend)
     with pytest.raises(InputError, match=r"driver shows NVIDIA A100 \(40 GB\), but this") as caught:
         select_devices("0")
@@ -214,7 +243,9 @@ def test_jax(machine):
         return [types.SimpleNamespace(device_kind=n) for n in shown]
 
     shown = ["NVIDIA A100", "NVIDIA A100"]
-    jax = types.SimpleNamespace(devices=gpus, config=types.SimpleNamespace(update=updates.__setitem__))
+    jax = types.SimpleNamespace(
+        devices=gpus, config=types.SimpleNamespace(update=updates.__setitem__)
+    )
     machine(Driver(A100, A100), jax, "jax")
     assert select_devices("1").names == ["gpu:1"]
     shown.clear()
@@ -223,9 +254,13 @@ def test_jax(machine):
 
 def test_torch(machine):
     cuda = types.SimpleNamespace(device_count=lambda: 1, get_device_name=lambda i: "Radeon")
-    machine(None, types.SimpleNamespace(cuda=cuda), "torch")    # a GPU of which CUDA's driver knows nothing
+    machine(
+        None, types.SimpleNamespace(cuda=cuda), "torch"
+    )  # a GPU of which CUDA's driver knows nothing
     chosen = select_devices()
-    assert chosen.names == ["cuda:0"] and chosen.description == "GPU 0: Radeon" and not chosen.bfloat16
+    assert (
+        chosen.names == ["cuda:0"] and chosen.description == "GPU 0: Radeon" and not chosen.bfloat16
+    )
 
 
 def test_unknown_backend(machine):
@@ -251,34 +286,51 @@ def test_free_memory_of_an_absent_gpu(machine):
 
 
 def test_import_needs_no_framework():
-    code = ("import sys, deepemhancer_plugin.core.devices as d; d.free_host_memory();"
-            "print([m for m in ('tensorflow', 'keras', 'jax', 'torch') if m in sys.modules])")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, deepemhancer_plugin.core.devices as d; d.free_host_memory();"
+        "print([m for m in ('tensorflow', 'keras', 'jax', 'torch') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_real_tensorflow_on_the_cpu():
     """TensorFlow takes the name, and hides its GPUs."""
-    code = ("import os; os.environ.pop('KERAS_BACKEND', None)\n"
-            "from deepemhancer_plugin.core.devices import select_devices, cpu_cores\n"
-            "chosen = select_devices('-1')\n"
-            "import tensorflow as tf\n"
-            "with tf.device(chosen.names[0]):\n"
-            "    print(float(tf.reduce_sum(tf.ones(3))), tf.config.get_visible_devices('GPU'),\n"
-            "          tf.config.threading.get_intra_op_parallelism_threads() in (0, cpu_cores()))")
+    code = (
+        "import os; os.environ.pop('KERAS_BACKEND', None)\n"
+        "from deepemhancer_plugin.core.devices import select_devices, cpu_cores\n"
+        "chosen = select_devices('-1')\n"
+        "import tensorflow as tf\n"
+        "with tf.device(chosen.names[0]):\n"
+        "    print(float(tf.reduce_sum(tf.ones(3))), tf.config.get_visible_devices('GPU'),\n"
+        "          tf.config.threading.get_intra_op_parallelism_threads() in (0, cpu_cores()))"
+    )
     pytest.importorskip("tensorflow")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.split() == ["3.0", "[]", "True"]
 
 
 # -------------------------------------------------------------------------------------------------------------------------- host
 
-@pytest.mark.parametrize("flags, expected", [("avx2", False), ("avx512_bf16", False), ("amx_tile amx_bf16", True)])
+
+@pytest.mark.parametrize(
+    "flags, expected", [("avx2", False), ("avx512_bf16", False), ("amx_tile amx_bf16", True)]
+)
 def test_bfloat16_of_the_cpu(machine, flags, expected):
     machine(flags=flags)
     assert cpu_has_bfloat16() is expected
 
 
-@pytest.mark.parametrize("quota, expected", [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("1600000 100000", 8)])
+@pytest.mark.parametrize(
+    "quota, expected",
+    [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1), ("1600000 100000", 8)],
+)
 def test_cores_honour_the_quota(machine, quota, expected):
     cgroup(machine, "0::/job/step", {"job/cpu.max": quota, "job/step/cpu.max": "max 100000"})
     assert cpu_cores() == expected
@@ -292,16 +344,31 @@ def test_memory_without_limits(machine):
 
 def test_memory_limit_of_any_group_above(machine):
     gib = 2**30
-    cgroup(machine, "0::/job/step", {
-        "job/memory.max": f"{8 * gib}", "job/memory.current": f"{3 * gib}", "job/memory.stat": f"anon 7\ninactive_file {gib}\n",
-        "job/step/memory.max": f"{30 * gib}", "job/step/memory.current": f"{2 * gib}", "job/step/memory.stat": ""})
-    assert free_host_memory() == 6 * gib    # the file cache is given back on demand
+    cgroup(
+        machine,
+        "0::/job/step",
+        {
+            "job/memory.max": f"{8 * gib}",
+            "job/memory.current": f"{3 * gib}",
+            "job/memory.stat": f"anon 7\ninactive_file {gib}\n",
+            "job/step/memory.max": f"{30 * gib}",
+            "job/step/memory.current": f"{2 * gib}",
+            "job/step/memory.stat": "",
+        },
+    )
+    assert free_host_memory() == 6 * gib  # the file cache is given back on demand
 
 
 def test_memory_limit_of_the_older_groups(machine):
     gib = 2**30
-    cgroup(machine, "7:memory:/slurm\n4:cpuset:/x", {
-        "memory/slurm/memory.limit_in_bytes": f"{4 * gib}", "memory/slurm/memory.usage_in_bytes": f"{5 * gib}"})
+    cgroup(
+        machine,
+        "7:memory:/slurm\n4:cpuset:/x",
+        {
+            "memory/slurm/memory.limit_in_bytes": f"{4 * gib}",
+            "memory/slurm/memory.usage_in_bytes": f"{5 * gib}",
+        },
+    )
     assert free_host_memory() == 0
 
 

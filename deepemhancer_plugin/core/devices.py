@@ -4,6 +4,7 @@
 CUDA driver and never changed here, so a queue's assignment holds. A GPU asked for is used or is an error; the CPU is used when
 asked for, or when nobody asked and there is no GPU, and `Devices.why` says which. The framework is imported inside the functions.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -18,7 +19,11 @@ from typing import Any
 
 from deepemhancer_plugin.core.errors import InputError
 
-_PACKAGES = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]", "torch": "torch with CUDA (pytorch.org)"}
+_PACKAGES = {
+    "tensorflow": "tensorflow[and-cuda]",
+    "jax": "jax[cuda12]",
+    "torch": "torch with CUDA (pytorch.org)",
+}
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
 _GIB = 1024**3
@@ -30,13 +35,14 @@ class Devices:
 
     names: list[str]
     numbers: list[int]  # of the GPUs, as `-g` counts them; empty for the CPU
-    kind: str           # "cpu" | "gpu"
+    kind: str  # "cpu" | "gpu"
     description: str
     why: str
-    bfloat16: bool      # in hardware, faster than float32
+    bfloat16: bool  # in hardware, faster than float32
 
 
 # --------------------------------------------------------------------------------------------------------------------- selection
+
 
 def select_devices(gpu: str | None = None) -> Devices:
     """The devices for `-g`, ready to be used: unselected GPUs hidden, no memory grabbed ahead, threads as many as cores.
@@ -55,20 +61,33 @@ def select_devices(gpu: str | None = None) -> Devices:
     if wanted is None and not usable:
         return _cpu(backend, _why_no_gpu(backend))
     if wanted is None:
-        chosen, why = list(range(len(usable))), "the GPUs that are there; -g chooses among them, -g -1 is the CPU"
+        chosen, why = (
+            list(range(len(usable))),
+            "the GPUs that are there; -g chooses among them, -g -1 is the CPU",
+        )
     else:
         chosen, why = wanted, f"asked for with -g {gpu}"
     missing = [i for i in chosen if i >= len(usable)]
     if missing:
         last = len(usable) - 1
-        there = _why_no_gpu(backend) if last < 0 else "visible is only 0" if last == 0 else f"visible are 0 to {last}"
-        raise InputError(f"-g {gpu}: there is no GPU {missing[0]}{_visible_variable(' of ')}: {there} (-g -1 is the CPU)")
+        there = (
+            _why_no_gpu(backend)
+            if last < 0
+            else "visible is only 0"
+            if last == 0
+            else f"visible are 0 to {last}"
+        )
+        raise InputError(
+            f"-g {gpu}: there is no GPU {missing[0]}{_visible_variable(' of ')}: {there} (-g -1 is the CPU)"
+        )
     names = _take_gpus(backend, usable, chosen)
     driver = _driver_gpus()
     labels = [driver[i].label if len(driver) == len(usable) else usable[i] for i in chosen]
     capable = len(driver) == len(usable) and all(driver[i].capability >= (8, 0) for i in chosen)
     numbers = ", ".join(map(str, chosen))
-    description = f"GPU{'s' * (len(chosen) > 1)} {numbers}{_visible_variable(' of ')}: {', '.join(labels)}"
+    description = (
+        f"GPU{'s' * (len(chosen) > 1)} {numbers}{_visible_variable(' of ')}: {', '.join(labels)}"
+    )
     return Devices(names, chosen, "gpu", description, why, capable)
 
 
@@ -76,7 +95,9 @@ def _parse(gpu: str | None) -> list[int] | None:
     if gpu is None:
         return None
     words = re.split(r"[,\s]+", gpu.strip())
-    if not all(re.fullmatch(r"-?\d+", w) for w in words) or (min(map(int, words)) < 0 and words != ["-1"]):
+    if not all(re.fullmatch(r"-?\d+", w) for w in words) or (
+        min(map(int, words)) < 0 and words != ["-1"]
+    ):
         raise InputError(f"-g {gpu}: expected numbers of GPUs such as 0 or 0,1, or -1 for the CPU")
     return list(dict.fromkeys(int(w) for w in words))
 
@@ -84,23 +105,32 @@ def _parse(gpu: str | None) -> list[int] | None:
 def _backend() -> str:
     """Keras's backend, without importing it: once imported, its own answer, else what it will read."""
     keras = sys.modules.get("keras")
-    return keras.config.backend() if keras is not None else os.environ.get("KERAS_BACKEND") or "tensorflow"
+    return (
+        keras.config.backend()
+        if keras is not None
+        else os.environ.get("KERAS_BACKEND") or "tensorflow"
+    )
 
 
 def _usable_gpus(backend: str) -> list[str]:
     """Names of the GPUs that the framework can use, in its order."""
     if backend == "tensorflow":
         import tensorflow as tf
+
         gpus = tf.config.list_physical_devices("GPU")
-        return [tf.config.experimental.get_device_details(g).get("device_name", g.name) for g in gpus]
+        return [
+            tf.config.experimental.get_device_details(g).get("device_name", g.name) for g in gpus
+        ]
     if backend == "jax":
         import jax
+
         try:
             return [d.device_kind for d in jax.devices("gpu")]
-        except RuntimeError:    # jax's way of saying none
+        except RuntimeError:  # jax's way of saying none
             return []
     if backend == "torch":
         import torch
+
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     raise InputError(f"KERAS_BACKEND={backend}: expected tensorflow, jax or torch")
 
@@ -111,12 +141,15 @@ def _take_gpus(backend: str, usable: list[str], chosen: list[int]) -> list[str]:
     if backend == "jax":
         return [f"gpu:{i}" for i in chosen]
     import tensorflow as tf
+
     gpus = tf.config.list_physical_devices("GPU")
     try:
         tf.config.set_visible_devices([gpus[i] for i in chosen], "GPU")
         for i in chosen:
             tf.config.experimental.set_memory_growth(gpus[i], True)
-    except RuntimeError:    # TensorFlow has started already: all GPUs stay visible under their numbers
+    except (
+        RuntimeError
+    ):  # TensorFlow has started already: all GPUs stay visible under their numbers
         return [f"/GPU:{i}" for i in chosen]
     return [f"/GPU:{i}" for i in range(len(chosen))]
 
@@ -126,6 +159,7 @@ def _cpu(backend: str, why: str) -> Devices:
     name = "cpu"
     if backend == "tensorflow":
         import tensorflow as tf
+
         name = "/CPU:0"
         try:
             tf.config.set_visible_devices([], "GPU")
@@ -133,25 +167,36 @@ def _cpu(backend: str, why: str) -> Devices:
             if cores < _affinity():
                 tf.config.threading.set_intra_op_parallelism_threads(cores)
         except RuntimeError:
-            pass    # it has started already, with its own number of threads
+            pass  # it has started already, with its own number of threads
     elif backend == "torch":
         import torch
+
         torch.set_num_threads(cores)
     elif backend == "jax":
         import jax
+
         jax.config.update("jax_platforms", "cpu")
     else:
         raise InputError(f"KERAS_BACKEND={backend}: expected tensorflow, jax or torch")
     unit = ", bfloat16 matrix units" if cpu_has_bfloat16() else ""
-    return Devices([name], [], "cpu", f"CPU: {_cpu_name()}, {cores} core{'s' * (cores > 1)}{unit}", why, cpu_has_bfloat16())
+    return Devices(
+        [name],
+        [],
+        "cpu",
+        f"CPU: {_cpu_name()}, {cores} core{'s' * (cores > 1)}{unit}",
+        why,
+        cpu_has_bfloat16(),
+    )
 
 
 def _why_no_gpu(backend: str) -> str:
     """Why the framework has no GPU: none there, hidden by the environment, or an installation that cannot use them."""
     driver = _driver_gpus()
     if driver:
-        return (f"the NVIDIA driver shows {', '.join(g.label for g in driver)}, but this {backend} cannot use it: "
-                f"pip install '{_PACKAGES[backend]}'")
+        return (
+            f"the NVIDIA driver shows {', '.join(g.label for g in driver)}, but this {backend} cannot use it: "
+            f"pip install '{_PACKAGES[backend]}'"
+        )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and (hidden.strip() in ("", "-1", "NoDevFiles")):
         return f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU"
@@ -165,10 +210,11 @@ def _visible_variable(before: str) -> str:
 
 # -------------------------------------------------------------------------------------------------------------------- GPU driver
 
+
 @dataclass(frozen=True)
 class _Gpu:
     name: str
-    memory: int                    # bytes
+    memory: int  # bytes
     capability: tuple[int, int]
 
     @property
@@ -198,15 +244,21 @@ def _driver_gpus() -> list[_Gpu]:
         cuda.cuDeviceGet(ctypes.byref(device), number)
         cuda.cuDeviceGetName(name, 100, device)
         cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-        cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+        cuda.cuDeviceGetAttribute(
+            ctypes.byref(major), 75, device
+        )  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
         cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-        gpus.append(_Gpu(name.value.decode(errors="replace"), memory.value, (major.value, minor.value)))
+        gpus.append(
+            _Gpu(name.value.decode(errors="replace"), memory.value, (major.value, minor.value))
+        )
     return gpus
 
 
 def free_memory(devices: Devices) -> int:
     """Free bytes of the selected device; of several GPUs, of the one with least, as each gets the same tiles."""
-    return min(map(free_gpu_memory, devices.numbers)) if devices.kind == "gpu" else free_host_memory()
+    return (
+        min(map(free_gpu_memory, devices.numbers)) if devices.kind == "gpu" else free_host_memory()
+    )
 
 
 def free_gpu_memory(number: int) -> int:
@@ -219,8 +271,12 @@ def free_gpu_memory(number: int) -> int:
     device, context = ctypes.c_int(), ctypes.c_void_p()
     if cuda is None or cuda.cuDeviceGet(ctypes.byref(device), number) != 0:
         raise InputError(f"there is no GPU {number}{_visible_variable(' of ')}")
-    if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) != 0:    # the one context that the framework uses as well
-        raise InputError(f"GPU {number} cannot be used: it is full, or set to another process's exclusive use")
+    if (
+        cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) != 0
+    ):  # the one context that the framework uses as well
+        raise InputError(
+            f"GPU {number} cannot be used: it is full, or set to another process's exclusive use"
+        )
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     cuda.cuCtxPushCurrent_v2(context)
     try:
@@ -232,6 +288,7 @@ def free_gpu_memory(number: int) -> int:
 
 
 # -------------------------------------------------------------------------------------------------------------------------- host
+
 
 def cpu_cores() -> int:
     """Cores that this process may use: its affinity, and a container's or a queue's CPU quota (rounded up)."""
@@ -270,11 +327,23 @@ def free_host_memory() -> int:
         available = int(match[1]) * 1024
     else:
         import psutil  # no /proc: macOS, Windows
+
         available = int(psutil.virtual_memory().available)
-    for (limit, used, stat) in zip(*(_cgroup_files(f"memory.{new}", f"memory.{old}") for new, old in
-                                     (("max", "limit_in_bytes"), ("current", "usage_in_bytes"), ("stat", "stat"))), strict=True):
+    for limit, used, stat in zip(
+        *(
+            _cgroup_files(f"memory.{new}", f"memory.{old}")
+            for new, old in (
+                ("max", "limit_in_bytes"),
+                ("current", "usage_in_bytes"),
+                ("stat", "stat"),
+            )
+        ),
+        strict=True,
+    ):
         if limit.strip().isdigit() and used.strip().isdigit():
-            cache = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)    # given back on demand
+            cache = re.search(
+                r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE
+            )  # given back on demand
             available = min(available, int(limit) - int(used) + (int(cache[1]) if cache else 0))
     return max(0, available)
 
@@ -289,7 +358,9 @@ def _cgroup_files(version2: str, version1: str) -> list[str]:
         root, name = (_CGROUP, version2) if not controllers else (_CGROUP / "memory", version1)
         if name:
             parts = [p for p in path.split("/") if p and p != ".."]
-            texts += [_read(root.joinpath(*parts[:depth], name)) for depth in range(len(parts), -1, -1)]
+            texts += [
+                _read(root.joinpath(*parts[:depth], name)) for depth in range(len(parts), -1, -1)
+            ]
     return texts
 
 

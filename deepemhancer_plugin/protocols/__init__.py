@@ -1,4 +1,5 @@
 """Protocols of the plugin."""
+
 from .protocol_enhance import ProtDeepEMhancer
 from .protocol_localres import ProtDeepRes
 from .protocol_relion import ProtRelionRefineDeepEMhancer

@@ -1,4 +1,5 @@
 """Maps of a Scipion project as files: what the protocols do with them before and after the program, and what they check."""
+
 import os
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def location(volume):
 
 def linkOrConvert(index, name, path):
     """Puts the map under `path` (.mrc): a link where the file is such a map already, else a copy in that format."""
-    Path(path).unlink(missing_ok=True)  # a link from an earlier run: writing through it would change the user's file
+    Path(path).unlink(
+        missing_ok=True
+    )  # a link from an earlier run: writing through it would change the user's file
     if not os.path.exists(name):
         raise PyworkflowException(f"{name} does not exist: was the input deleted or moved?")
     single = index == 0 or ImageHandler().getDimensions(name)[3] == 1
@@ -42,9 +45,11 @@ def writeBinaryMask(source, path, threshold):
     image = handler.read((index, name) if index else name)
     data = (image.getData() > threshold).astype("float32")
     if not data.any() or data.all():
-        raise PyworkflowException(f"{name}: {'no' if not data.any() else 'every'} voxel lies above the mask threshold "
-                                  f"{threshold:g}; "
-                                  f"the mask's values go from {image.getData().min():g} to {image.getData().max():g}.")
+        raise PyworkflowException(
+            f"{name}: {'no' if not data.any() else 'every'} voxel lies above the mask threshold "
+            f"{threshold:g}; "
+            f"the mask's values go from {image.getData().min():g} to {image.getData().max():g}."
+        )
     image.setData(data)
     handler.write(image, path)
 
@@ -57,7 +62,9 @@ def boxOf(path):
 
 def checkBox(output, source):
     if boxOf(output) != boxOf(source):
-        raise PyworkflowException(f"{output} has a box of {boxOf(output)}, the input one of {boxOf(source)}.")
+        raise PyworkflowException(
+            f"{output} has a box of {boxOf(output)}, the input one of {boxOf(source)}."
+        )
 
 
 def close(one, two):
@@ -103,24 +110,34 @@ def validateVolume(volume):
 
 def validateAttachedHalves(volume):
     name = clean(volume.getFileName() or "")
-    halves = [clean(half) for half in volume.getHalfMaps(asList=True)] if volume.hasHalfMaps() else []
+    halves = (
+        [clean(half) for half in volume.getHalfMaps(asList=True)] if volume.hasHalfMaps() else []
+    )
     if len(halves) != 2:
-        return [f"{name} has {len(halves) or 'no'} half maps attached: import it with both, or choose them one by one."]
+        return [
+            f"{name} has {len(halves) or 'no'} half maps attached: import it with both, or choose them one by one."
+        ]
     missing = [half for half in halves if not os.path.exists(half)]
     if missing:
         return [f"{missing[0]} does not exist: was the half map deleted or moved?"]
     boxes = [tuple(ImageHandler().getDimensions(half)[:3]) for half in halves]
     if len({*boxes, tuple(volume.getDim())}) > 1:
-        return [f"{name}: boxes of the map {tuple(volume.getDim())} and of its half maps {boxes[0]}, {boxes[1]} differ."]
+        return [
+            f"{name}: boxes of the map {tuple(volume.getDim())} and of its half maps {boxes[0]}, {boxes[1]} differ."
+        ]
     return []
 
 
 def sameGeometry(one, two, nameOne, nameTwo):
     errors = []
     if one.getDim() != two.getDim():
-        errors.append(f"*{nameOne}* has a box of {one.getDim()}, *{nameTwo}* of {two.getDim()}: they must be the same.")
+        errors.append(
+            f"*{nameOne}* has a box of {one.getDim()}, *{nameTwo}* of {two.getDim()}: they must be the same."
+        )
     rates = one.getSamplingRate() or 0, two.getSamplingRate() or 0
     if abs(rates[0] - rates[1]) > SAMPLING_TOLERANCE:
-        errors.append(f"*{nameOne}* has a sampling rate of {rates[0]:g} A/voxel, *{nameTwo}* of {rates[1]:g}: "
-                      f"they must be the same.")
+        errors.append(
+            f"*{nameOne}* has a sampling rate of {rates[0]:g} A/voxel, *{nameTwo}* of {rates[1]:g}: "
+            f"they must be the same."
+        )
     return errors

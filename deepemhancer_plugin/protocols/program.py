@@ -1,4 +1,5 @@
 """What the protocols that start `deepemhancer` share: the GPUs of its command line, its run, and the reason when it fails."""
+
 import os
 import subprocess
 from pathlib import Path
@@ -28,7 +29,9 @@ class RunsProgram:
         try:
             super().getGpuList()
         except ValueError:
-            return [f"*GPU IDs* {self.gpuList.get()} is no list of numbers such as 0 or 0,1; for the CPU choose No at *Use GPU*."]
+            return [
+                f"*GPU IDs* {self.gpuList.get()} is no list of numbers such as 0 or 0,1; for the CPU choose No at *Use GPU*."
+            ]
         return []
 
     def _runProgram(self, arguments, log, *results):
@@ -38,9 +41,17 @@ class RunsProgram:
             pwutils.cleanPath(str(path), *path.parent.glob(f".{path.stem}.*"))
         pwutils.cleanPath(log)
         try:
-            self.runJob(Plugin.getCommand(arguments, log), "", env=Plugin.getEnviron(), executable="/bin/bash", numberOfMpi=1)
+            self.runJob(
+                Plugin.getCommand(arguments, log),
+                "",
+                env=Plugin.getEnviron(),
+                executable="/bin/bash",
+                numberOfMpi=1,
+            )
             status = 0
-        except subprocess.CalledProcessError as error:  # its message is the command; the program's own last line says more
+        except (
+            subprocess.CalledProcessError
+        ) as error:  # its message is the command; the program's own last line says more
             status = error.returncode
         # A queue does not hand the exit status back, so the files decide.
         if status or not all(map(os.path.exists, results)):
@@ -53,7 +64,9 @@ def weightsOption(protocol, variant):
     """What the command line's --weights gets by the form's parameters `weights` and `weightsFile`."""
     if protocol.weights == WEIGHTS_FILE:
         return os.path.abspath(protocol.weightsFile.get())
-    return str(Plugin.getCheckpoint(variant)) if protocol.weights == WEIGHTS_OFFICIAL else "embedded"
+    return (
+        str(Plugin.getCheckpoint(variant)) if protocol.weights == WEIGHTS_OFFICIAL else "embedded"
+    )
 
 
 def validateWeights(protocol, variant):
@@ -70,5 +83,12 @@ def validateWeights(protocol, variant):
 
 def lastLine(log):
     """The last line that a program printed: its error message."""
-    lines = [line.strip() for line in Path(log).read_text(errors="replace").splitlines()] if os.path.exists(log) else []
-    return next((line for line in reversed(lines) if line), "it printed nothing; see the log of the queue's job")
+    lines = (
+        [line.strip() for line in Path(log).read_text(errors="replace").splitlines()]
+        if os.path.exists(log)
+        else []
+    )
+    return next(
+        (line for line in reversed(lines) if line),
+        "it printed nothing; see the log of the queue's job",
+    )

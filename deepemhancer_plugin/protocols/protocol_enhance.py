@@ -1,4 +1,5 @@
 """The protocol: maps of a Scipion project -> `deepemhancer` in the inference environment -> enhanced maps of the project."""
+
 import enum
 import json
 import math
@@ -34,6 +35,7 @@ class Outputs(enum.Enum):
 
 class Job(NamedTuple):
     """One map to enhance."""
+
     key: str  # "" for a single map, else the number of the item in the set: part of the file names
     volume: Volume  # has the sampling rate and the origin
     files: list  # [map] or [half 1, half 2], as (index, file name)
@@ -49,6 +51,7 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
     protein, so no resolution can be measured on it, and ligands, lipids, glycans and modified residues, which the network was not
     trained on, may be missing or wrong. Check each feature in the input map; refine and validate models against the half maps.
     """
+
     _label = "enhance map"
     _possibleOutputs = Outputs
     stepsExecutionMode = STEPS_PARALLEL
@@ -65,11 +68,26 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
         enhanced = []
         for job in self._todo.values():
             arguments = job.key, job.files, self._maskSource()
-            converted = self._insertFunctionStep(self.convertInputStep, *arguments, prerequisites=[], needsGPU=False)
-            enhanced.append(self._insertFunctionStep(self.deepVolPostProStep, *arguments, job.volume.getSamplingRate(), self._options(),
-                                                     prerequisites=[converted], needsGPU=self.usesGpu()))
-        self._insertFunctionStep(self.createOutputStep, [job.files for job in self._todo.values()], self._maskSource(),
-                                 prerequisites=enhanced, needsGPU=False)
+            converted = self._insertFunctionStep(
+                self.convertInputStep, *arguments, prerequisites=[], needsGPU=False
+            )
+            enhanced.append(
+                self._insertFunctionStep(
+                    self.deepVolPostProStep,
+                    *arguments,
+                    job.volume.getSamplingRate(),
+                    self._options(),
+                    prerequisites=[converted],
+                    needsGPU=self.usesGpu(),
+                )
+            )
+        self._insertFunctionStep(
+            self.createOutputStep,
+            [job.files for job in self._todo.values()],
+            self._maskSource(),
+            prerequisites=enhanced,
+            needsGPU=False,
+        )
 
     def convertInputStep(self, key, files, mask):
         """Links MRC files; converts what else pwem can read. Files: [index, file name] each."""
@@ -82,11 +100,27 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
 
     def deepVolPostProStep(self, key, files, mask, samplingRate, options):
         inputs = self._inputPaths(key, len(files))
-        if not all(os.path.exists(path) for path in inputs):  # a finished run cleans them away; "continue" needs them again
+        if not all(
+            os.path.exists(path) for path in inputs
+        ):  # a finished run cleans them away; "continue" needs them again
             self.convertInputStep(key, files, mask)
-        output, report, log = (self._getExtraPath(f"enhanced{suffix(key)}.{ending}") for ending in ("mrc", "json", "log"))
-        arguments = ["-i", inputs[0], *(["-i2", inputs[1]] if len(inputs) == 2 else []), "-o", output,
-                     "-s", f"{samplingRate:.8g}", *options, *self._gpuArguments(), "--report", report]
+        output, report, log = (
+            self._getExtraPath(f"enhanced{suffix(key)}.{ending}")
+            for ending in ("mrc", "json", "log")
+        )
+        arguments = [
+            "-i",
+            inputs[0],
+            *(["-i2", inputs[1]] if len(inputs) == 2 else []),
+            "-o",
+            output,
+            "-s",
+            f"{samplingRate:.8g}",
+            *options,
+            *self._gpuArguments(),
+            "--report",
+            report,
+        ]
         if mask:
             arguments += ["-m", self._maskPath(key)]
         self._runProgram(arguments, log, output, report)
@@ -99,7 +133,13 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             output = self._getExtraPath(f"enhanced{suffix(job.key)}.mrc")
             if not os.path.exists(output):
                 raise PyworkflowException(f"{output} does not exist: run the protocol again.")
-            volumes.append(maps.volumeLike(output, job.volume, f"enhanced {os.path.basename(maps.clean(job.volume.getFileName()))}"))
+            volumes.append(
+                maps.volumeLike(
+                    output,
+                    job.volume,
+                    f"enhanced {os.path.basename(maps.clean(job.volume.getFileName()))}",
+                )
+            )
         if self.isSet():
             result = self._createSetOfVolumes()
             result.copyInfo(self.inputVolume.get())
@@ -134,7 +174,9 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             return [Job("", halves[0], [maps.location(half) for half in halves])]
         if self.isSet():
             volumes = [volume.clone() for volume in self.inputVolume.get().iterItems(iterate=False)]
-            return [Job(str(volume.getObjId()), volume, self._filesOf(volume)) for volume in volumes]
+            return [
+                Job(str(volume.getObjId()), volume, self._filesOf(volume)) for volume in volumes
+            ]
         return [Job("", self.inputVolume.get(), self._filesOf(self.inputVolume.get()))]
 
     def _filesOf(self, volume):
@@ -164,7 +206,9 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
 
     def _options(self):
         """Command line options that the form decides, as a list of strings."""
-        options = ["-b", str(self.batch_size.get())] if self.usesGpu() else []  # on the CPU the program knows better
+        options = (
+            ["-b", str(self.batch_size.get())] if self.usesGpu() else []
+        )  # on the CPU the program knows better
         if self.weights == WEIGHTS_OFFICIAL:
             options += ["--deepLearningModelPath", str(Plugin.getCheckpointsFolder())]
         else:
@@ -191,20 +235,32 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
 
     # --------------------------- validation
     def _validate(self):
-        errors = self._validateGpu() + [f"*{self.getParam(name).label.get()}* is empty: choose a volume." for name in self._mapParams()
-                                        if getattr(self, name).get() is None]
+        errors = self._validateGpu() + [
+            f"*{self.getParam(name).label.get()}* is empty: choose a volume."
+            for name in self._mapParams()
+            if getattr(self, name).get() is None
+        ]
         if errors:
             return errors
         errors = self._validateMaps()
         variant = MASKED_MODEL if self.normalization == NORMALIZATION_MASK else self._modelName()
-        return errors + self._validateNormalization(errors) + self._validateSymmetry() + validateWeights(self, variant)
+        return (
+            errors
+            + self._validateNormalization(errors)
+            + self._validateSymmetry()
+            + validateWeights(self, variant)
+        )
 
     def _validateMaps(self):
         errors = []
         if self.separateHalves():
             volumes = [self.inputHalf1.get(), self.inputHalf2.get()]
         else:
-            volumes = [self.inputVolume.get()] if not self.isSet() else [volume.clone() for volume in self.inputVolume.get()]
+            volumes = (
+                [self.inputVolume.get()]
+                if not self.isSet()
+                else [volume.clone() for volume in self.inputVolume.get()]
+            )
         for volume in volumes:
             errors += maps.validateVolume(volume)
             if self.useHalfMapsInsteadVol and not self.separateHalves():
@@ -212,7 +268,9 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
         if self.separateHalves():
             one, two = volumes
             if maps.location(one) == maps.location(two):
-                errors.append("*Half map 1* and *Half map 2* are the same map: choose the two halves.")
+                errors.append(
+                    "*Half map 1* and *Half map 2* are the same map: choose the two halves."
+                )
             errors += maps.sameGeometry(one, two, "Half map 1", "Half map 2")
         if not volumes:
             errors.append("*Input volume(s)*: the set is empty.")
@@ -226,30 +284,45 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
                 return ["*Mask threshold* must be a number."]
             errors = []
             for job in [] if mapErrors else self._jobs():
-                errors += maps.sameGeometry(job.volume, self.inputMask.get(), "Input volume", "Mask")
+                errors += maps.sameGeometry(
+                    job.volume, self.inputMask.get(), "Input volume", "Mask"
+                )
             return errors[:1]
         if self.normalization == NORMALIZATION_STATS:
             errors = []
             if not math.isfinite(self.noiseMean.get(math.nan)):
                 errors.append("*Noise mean* must be a number; the wizard beside it measures it.")
             if not 0 < self.noiseStd.get(0) < math.inf:
-                errors.append("*Noise standard deviation* must be a number greater than 0; the wizard beside it measures it.")
+                errors.append(
+                    "*Noise standard deviation* must be a number greater than 0; the wizard beside it measures it."
+                )
             return errors
         return []
 
     def _validateSymmetry(self):
         if not re.fullmatch(r"[CD][1-9]\d*|T|O|I[1-4]?", self._symmetry()):
-            return [f"*Symmetry* {self.symmetryGroup.get()}: cn, dn (n a number), t, o, i, i1, i2, i3 or i4 is right."]
+            return [
+                f"*Symmetry* {self.symmetryGroup.get()}: cn, dn (n a number), t, o, i, i1, i2, i3 or i4 is right."
+            ]
         rise, twist = self.helicalRise.get(), self.helicalTwist.get()
-        if self._symmetry() == "C1" and (rise, twist) != (None, None) and not ((rise or 0) > 0 and abs(math.inf if twist is None else twist) <= 180):
-            return ["*Helix*: a rise greater than 0 A and a twist from -180 to 180 degrees are right, or both empty."]
+        if (
+            self._symmetry() == "C1"
+            and (rise, twist) != (None, None)
+            and not ((rise or 0) > 0 and abs(math.inf if twist is None else twist) <= 180)
+        ):
+            return [
+                "*Helix*: a rise greater than 0 A and a twist from -180 to 180 degrees are right, or both empty."
+            ]
         return []
 
     # --------------------------- what it says about itself
     def _reports(self):
         """The JSON reports of the maps that are done, as [(name, dict)]."""
         paths = sorted(Path(self._getExtraPath()).glob("enhanced*.json"))
-        return [(path.stem.removeprefix("enhanced").lstrip("_"), json.loads(path.read_text())) for path in paths]
+        return [
+            (path.stem.removeprefix("enhanced").lstrip("_"), json.loads(path.read_text()))
+            for path in paths
+        ]
 
     def _summary(self):
         reports = self._reports()
@@ -267,17 +340,25 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             return []
         report = reports[0][1]
         subject = f"{len(reports)} maps were" if len(reports) > 1 else "The map was"
-        source = "the mean of the two half maps" if self.useHalfMapsInsteadVol else "the unmasked, unsharpened map"
-        return [f"{subject} enhanced with DeepEMhancer [SanchezGarcia2021] ({weightsOf(report)}; scipion-em-deepemhancer "
-                f"{report.get('version', '')}) from {source}, normalised by {self._normalizationText(report)}."]
+        source = (
+            "the mean of the two half maps"
+            if self.useHalfMapsInsteadVol
+            else "the unmasked, unsharpened map"
+        )
+        return [
+            f"{subject} enhanced with DeepEMhancer [SanchezGarcia2021] ({weightsOf(report)}; scipion-em-deepemhancer "
+            f"{report.get('version', '')}) from {source}, normalised by {self._normalizationText(report)}."
+        ]
 
     def _normalizationText(self, report):
         if self.normalization == NORMALIZATION_MASK:
             return "a mask of the protein"
         noise = report["noise"]
-        where = {"half maps": "noise measured on the difference of the half maps",
-                 "shell": "noise measured around the particle",
-                 "zone": "noise estimated in a map without solvent"}.get(noise.get("source"), "given noise statistics")
+        where = {
+            "half maps": "noise measured on the difference of the half maps",
+            "shell": "noise measured around the particle",
+            "zone": "noise estimated in a map without solvent",
+        }.get(noise.get("source"), "given noise statistics")
         return f"{where} ({noiseNumbers(noise)})"
 
     def _citations(self):
@@ -300,19 +381,30 @@ def noiseNumbers(noise):
 
 def summaryOf(report):
     """The report of one map as lines for the summary."""
-    lines = [f"Model: {weightsOf(report)}", f"Device: {report.get('device', 'unknown')}{_precision(report)}"]
+    lines = [
+        f"Model: {weightsOf(report)}",
+        f"Device: {report.get('device', 'unknown')}{_precision(report)}",
+    ]
     noise = report.get("noise") or {}
     if noise.get("std") is not None:
         lines.append(f"Noise: {noiseNumbers(noise)} (from {noise.get('source', 'unknown')})")
     if report.get("noise_anisotropy"):
-        lines.append(f"Noise's power in the worst direction of views over that in the best: {report['noise_anisotropy']:.1f}")
+        lines.append(
+            f"Noise's power in the worst direction of views over that in the best: {report['noise_anisotropy']:.1f}"
+        )
     removed = report.get("cleaning")
     if removed:
-        lines.append(f"Removed: {removed['components']} islands, {removed['voxels']} voxels, {removed['volume']:.0f} cubic A")
+        lines.append(
+            f"Removed: {removed['components']} islands, {removed['voxels']} voxels, {removed['volume']:.0f} cubic A"
+        )
     if report.get("input_ends_at"):
-        lines.append(f"Input ends at {report['input_ends_at']:.1f} A, low-passed: so does the enhanced map")
+        lines.append(
+            f"Input ends at {report['input_ends_at']:.1f} A, low-passed: so does the enhanced map"
+        )
     if report.get("symmetry_correlation") is not None:
-        lines.append(f"Symmetry: correlation of the copies before the average at least {report['symmetry_correlation']:.2f}")
+        lines.append(
+            f"Symmetry: correlation of the copies before the average at least {report['symmetry_correlation']:.2f}"
+        )
     if report.get("trust"):
         lines.append(f"Against the half maps: {report['trust']['verdict']}")
     lines += [f"*Warning*: {warning}" for warning in report.get("warnings") or []]

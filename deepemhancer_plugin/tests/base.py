@@ -1,4 +1,5 @@
 """What the tests share: a synthetic particle as half maps, a project that has imported it, the environment that enhances it."""
+
 import os
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def useCheckout():
         return
     activate = CHECKOUT / ".venv-inference" / "bin" / "activate"
     if activate.exists():
-        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"source {activate}"  # for the runs, which are processes of their own
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = (
+            f"source {activate}"  # for the runs, which are processes of their own
+        )
         Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = os.environ[DEEPEMHANCER_ENV_ACTIVATION]
 
 
@@ -44,8 +47,10 @@ def particle(shape=SHAPE, rate=RATE, seed=1):
     centre = np.array(shape) * rate / 2
     signal = np.zeros(shape)
     for turn in np.linspace(-1.75, 1.75, 70):  # a helix along z of 10 A radius and 12 A pitch
-        at = np.add(centre, [12 * turn, 10 * np.sin(2 * np.pi * turn), 10 * np.cos(2 * np.pi * turn)])
-        signal += np.exp(-((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) / (2 * 2.0 ** 2))
+        at = np.add(
+            centre, [12 * turn, 10 * np.sin(2 * np.pi * turn), 10 * np.cos(2 * np.pi * turn)]
+        )
+        signal += np.exp(-((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) / (2 * 2.0**2))
     halves = [(signal + rng.normal(0, 0.1, shape)).astype(np.float32) for _ in range(2)]
     return (*halves, signal > 0.1)
 
@@ -67,16 +72,24 @@ class EnhanceTest(BaseTest):
         setupTestProject(cls)
         cls.half1, cls.half2, cls.mask = particle()
         mean = (cls.half1 + cls.half2) / 2
-        cls.paths = [writeMap(cls.getOutputPath(f"{name}.mrc"), data) for name, data in
-                     (("map", mean), ("half1", cls.half1), ("half2", cls.half2))]
+        cls.paths = [
+            writeMap(cls.getOutputPath(f"{name}.mrc"), data)
+            for name, data in (("map", mean), ("half1", cls.half1), ("half2", cls.half2))
+        ]
         cls.volume = cls.importVolume(*cls.paths)
 
     @classmethod
     def importVolume(cls, path, half1=None, half2=None, shifts=SHIFTS, rate=RATE):
         origin = dict(zip("xyz", (-shift for shift in shifts), strict=True)) if shifts else {}
         halves = {"setHalfMaps": True, "half1map": half1, "half2map": half2} if half1 else {}
-        prot = cls.newProtocol(ProtImportVolumes, filesPath=str(path), samplingRate=rate, setOrigCoord=bool(shifts), **origin,
-                               **halves)
+        prot = cls.newProtocol(
+            ProtImportVolumes,
+            filesPath=str(path),
+            samplingRate=rate,
+            setOrigCoord=bool(shifts),
+            **origin,
+            **halves,
+        )
         cls.launchProtocol(prot)
         return prot.outputVolume if hasattr(prot, "outputVolume") else prot.outputVolumes
 

@@ -1,4 +1,5 @@
 """A virtual screen for the tests that open windows, and pictures of them."""
+
 import atexit
 import os
 import shutil
@@ -8,7 +9,9 @@ import unittest
 
 PROGRAMS = ("Xvfb", "openbox", "xdotool", "import", "identify")
 missing = [name for name in PROGRAMS if not shutil.which(name)]
-needsScreen = unittest.skipIf(missing, f"no {', '.join(missing)} here: as root, run `.ci/scipion screen`")
+needsScreen = unittest.skipIf(
+    missing, f"no {', '.join(missing)} here: as root, run `.ci/scipion screen`"
+)
 
 
 class Screen:
@@ -16,17 +19,26 @@ class Screen:
 
     The server stays until the process ends: Tk ends the whole process when the server of a window that it still knows goes away.
     """
+
     display = None
 
     @classmethod
     def start(cls):
         read, write = os.pipe()
-        server = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", "1400x1200x24", "-nolisten", "tcp"],
-                                  pass_fds=[write], stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            ["Xvfb", "-displayfd", str(write), "-screen", "0", "1400x1200x24", "-nolisten", "tcp"],
+            pass_fds=[write],
+            stderr=subprocess.DEVNULL,
+        )
         os.close(write)
         with os.fdopen(read) as pipe:
             cls.display = f":{pipe.readline().strip()}"
-        manager = subprocess.Popen(["openbox"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "DISPLAY": cls.display})
+        manager = subprocess.Popen(
+            ["openbox"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "DISPLAY": cls.display},
+        )
         for process in (server, manager):
             atexit.register(process.terminate)  # the manager first
         time.sleep(1)
@@ -53,5 +65,7 @@ def photograph(window, path):
         window.update()
         time.sleep(0.1)
     subprocess.run(["import", "-window", str(int(window.frame(), 16)), path], check=True)
-    answer = subprocess.run(["identify", "-format", "%w %h %k", path], check=True, capture_output=True, text=True).stdout
+    answer = subprocess.run(
+        ["identify", "-format", "%w %h %k", path], check=True, capture_output=True, text=True
+    ).stdout
     return tuple(map(int, answer.split()))

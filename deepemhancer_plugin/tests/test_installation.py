@@ -1,4 +1,5 @@
 """The installation: variables, what is missing, `scipion3 installb` and `installp --devel` for real with a stand-in for conda."""
+
 import hashlib
 import http.server
 import io
@@ -49,7 +50,10 @@ class TestPlugin(unittest.TestCase):
         module = Domain.getPluginModule("deepemhancer_plugin")
         self.assertIs(module.Plugin, Plugin)
         self.assertEqual(module._pluginInstance.getPath(), str(PACKAGE))
-        self.assertLessEqual({"ProtDeepEMhancer", "ProtDeepRes", "ProtRelionRefineDeepEMhancer"}, set(Domain.getProtocols()))
+        self.assertLessEqual(
+            {"ProtDeepEMhancer", "ProtDeepRes", "ProtRelionRefineDeepEMhancer"},
+            set(Domain.getProtocols()),
+        )
         self.assertLessEqual({"DeepEMhancerViewer", "DeepResViewer"}, set(Domain.getViewers()))
         for key in {*deepemhancer_plugin._references, "Jakobi2017"}:
             self.assertIn(key, module._bibtex)
@@ -58,33 +62,45 @@ class TestPlugin(unittest.TestCase):
         import pyworkflow.gui.project.project  # noqa: F401  (the next one needs it)
         from pwem import __path__ as pwem
         from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
-        tree = ProtocolTreeConfig.load(Domain, os.path.join(pwem[0], "protocols.conf"))["Protocols SPA"]
-        for protocol, *names in (("ProtDeepEMhancer", "3D", "Postprocess"), ("ProtDeepRes", "3D", "Analysis", "Resolution"),
-                                 ("ProtRelionRefineDeepEMhancer", "3D", "Refine")):
+
+        tree = ProtocolTreeConfig.load(Domain, os.path.join(pwem[0], "protocols.conf"))[
+            "Protocols SPA"
+        ]
+        for protocol, *names in (
+            ("ProtDeepEMhancer", "3D", "Postprocess"),
+            ("ProtDeepRes", "3D", "Analysis", "Resolution"),
+            ("ProtRelionRefineDeepEMhancer", "3D", "Refine"),
+        ):
             node = tree
             for name in names:
-                node, = (child for child in node.childs if child.text == name)
+                (node,) = (child for child in node.childs if child.text == name)
             self.assertIn(protocol, [str(child.value) for child in node.childs])
 
     def test_import_without_scipion_or_tensorflow(self):
         """The core imports where Scipion is absent, and Scipion's side never imports TensorFlow or Keras."""
-        code = ("import sys; sys.modules.update(dict.fromkeys(['pwem', 'pyworkflow', 'scipion']));"
-                "import deepemhancer_plugin; deepemhancer_plugin.__version__")
+        code = (
+            "import sys; sys.modules.update(dict.fromkeys(['pwem', 'pyworkflow', 'scipion']));"
+            "import deepemhancer_plugin; deepemhancer_plugin.__version__"
+        )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
-        code = ("import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras']));"
-                "from pwem import Domain; m = Domain.getPluginModule('deepemhancer_plugin');"
-                "Domain.getProtocols(); Domain.getViewers(); Domain.getWizards();"
-                "assert not [n for n in sys.modules if n.startswith('deepemhancer_plugin.core.')], 'the core was imported'")
+        code = (
+            "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras']));"
+            "from pwem import Domain; m = Domain.getPluginModule('deepemhancer_plugin');"
+            "Domain.getProtocols(); Domain.getViewers(); Domain.getWizards();"
+            "assert not [n for n in sys.modules if n.startswith('deepemhancer_plugin.core.')], 'the core was imported'"
+        )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT, capture_output=True)
 
     def test_working_environment(self):
         self.assertEqual(Plugin.validateInstallation(), [])
 
     def test_missing_environment(self):
-        for activation, words in ((plugin.DEFAULT_ACTIVATION, "scipion3 installb deepemhancer"),
-                                  ("source /nowhere/bin/activate", "/nowhere/bin/activate: No such file")):
+        for activation, words in (
+            (plugin.DEFAULT_ACTIVATION, "scipion3 installb deepemhancer"),
+            ("source /nowhere/bin/activate", "/nowhere/bin/activate: No such file"),
+        ):
             Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = activation
-            error, = Plugin.validateInstallation()
+            (error,) = Plugin.validateInstallation()
             self.assertIn(words, error)
             self.assertIn(constants.DEEPEMHANCER_ENV_ACTIVATION, error)
             self.assertNotIn("\n", error)
@@ -93,7 +109,7 @@ class TestPlugin(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
             Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = f"source {folder}/bin/activate"
-            error, = Plugin.validateInstallation()
+            (error,) = Plugin.validateInstallation()
         self.assertIn("tensorflow", error)
         self.assertIn(f"source {folder}/bin/activate && pip install ", error)
 
@@ -104,7 +120,9 @@ class TestPlugin(unittest.TestCase):
             self.assertEqual(Plugin.getDependencies(), ["conda"])
             Plugin._condaActivationCmd = "eval hook&&"
             self.assertEqual(Plugin.getDependencies(), [])
-            self.assertEqual(Plugin.getActivation(), f"eval hook&& conda activate {plugin.ENV_NAME}")
+            self.assertEqual(
+                Plugin.getActivation(), f"eval hook&& conda activate {plugin.ENV_NAME}"
+            )
             Plugin._condaActivationCmd = ""
             Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = "source /some/venv/bin/activate"
             self.assertEqual(Plugin.getDependencies(), [])
@@ -116,7 +134,7 @@ class TestPlugin(unittest.TestCase):
     def test_checkpoints_folder(self):
         with tempfile.TemporaryDirectory() as folder:
             Plugin._vars[constants.DEEPEMHANCER_MODELS] = folder
-            error, = Plugin.validateCheckpoint("highRes")
+            (error,) = Plugin.validateCheckpoint("highRes")
             self.assertIn("deepEMhancer_highRes.hd5", error)
             self.assertIn("scipion3 installb deepemhancer_models", error)
             (Path(folder) / "deepEMhancer_highRes.hd5").touch()
@@ -134,14 +152,21 @@ class TestPlugin(unittest.TestCase):
             (other / "__init__.py").write_text("raise SystemExit('the wrong package')")
             environ = {**Plugin.getEnviron(), "PYTHONPATH": folder}
             command = f"export PYTHONPATH={folder}; {Plugin.getCommand(['--version'])}"
-            output = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environ, cwd=folder)
+            output = subprocess.run(
+                ["bash", "-c", command], capture_output=True, text=True, env=environ, cwd=folder
+            )
         self.assertIn(deepemhancer_plugin.__version__, output.stdout)
 
     def test_exit_status_and_log(self):
         with tempfile.TemporaryDirectory() as folder:
             log = f"{folder}/a log"
             command = Plugin.getCommand(["-i", "/nowhere.mrc", "-o", f"{folder}/out.mrc"], log)
-            self.assertEqual(subprocess.run(["bash", "-c", command], capture_output=True, env=Plugin.getEnviron()).returncode, 1)
+            self.assertEqual(
+                subprocess.run(
+                    ["bash", "-c", command], capture_output=True, env=Plugin.getEnviron()
+                ).returncode,
+                1,
+            )
             self.assertIn("/nowhere.mrc", Path(log).read_text())
 
 
@@ -154,31 +179,55 @@ class TestInstallation(unittest.TestCase):
         cls.root = Path(tempfile.mkdtemp(prefix="scipion-"))
         cls.addClassCleanup(shutil.rmtree, cls.root, ignore_errors=True)
         which = "import sys, numpy, pathlib; print(sys.executable); print(pathlib.Path(numpy.__file__).parents[1])"
-        found = subprocess.run(["bash", "-c", f"{Plugin.getActivation()} && python -c '{which}'"], capture_output=True, text=True,
-                               check=True, env=Plugin.getEnviron()).stdout.split()
+        found = subprocess.run(
+            ["bash", "-c", f"{Plugin.getActivation()} && python -c '{which}'"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=Plugin.getEnviron(),
+        ).stdout.split()
         (cls.root / "bin").mkdir()
         shutil.copy(PACKAGE / "tests" / "conda_standin.sh", cls.root / "bin" / "conda")
-        cls.environ = {name: value for name, value in os.environ.items()
-                       if not name.startswith(("DEEPEMHANCER", "SCIPION", "VIRTUAL_ENV", "PYTHON", "EM_ROOT"))}
+        cls.environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DEEPEMHANCER", "SCIPION", "VIRTUAL_ENV", "PYTHON", "EM_ROOT"))
+        }
         cls.environ.update(
             PATH=f"{cls.root}/scipion/bin:{cls.root}/bin:{os.environ['PATH']}",
             CONDA_ACTIVATION_CMD='eval "$(conda shell.bash hook)"',
-            STANDIN_ENVS=str(cls.root / "envs"), STANDIN_PYTHON=found[0], STANDIN_PACKAGES=found[1],
-            SCIPION_HOME=str(cls.root), SCIPION_USER_DATA=str(cls.root / "data"),
-            SCIPION_LOCAL_CONFIG=str(cls.root / "config" / "scipion.conf"), SCIPION_NOTIFY="False", SCIPION_TEST_NOSYNC="True",
-            PIP_DISABLE_PIP_VERSION_CHECK="1")
+            STANDIN_ENVS=str(cls.root / "envs"),
+            STANDIN_PYTHON=found[0],
+            STANDIN_PACKAGES=found[1],
+            SCIPION_HOME=str(cls.root),
+            SCIPION_USER_DATA=str(cls.root / "data"),
+            SCIPION_LOCAL_CONFIG=str(cls.root / "config" / "scipion.conf"),
+            SCIPION_NOTIFY="False",
+            SCIPION_TEST_NOSYNC="True",
+            PIP_DISABLE_PIP_VERSION_CHECK="1",
+        )
         cls.makeScipion()
 
     @classmethod
     def makeScipion(cls):
         """A Python environment with this one's packages, into which the plugin is installed from a copy of its source."""
         subprocess.run([sys.executable, "-m", "venv", cls.root / "scipion"], check=True)
-        cls.packages, = (cls.root / "scipion" / "lib").glob("python3*/site-packages")
+        (cls.packages,) = (cls.root / "scipion" / "lib").glob("python3*/site-packages")
         import pwem
+
         (cls.packages / "scipion.pth").write_text(f"{Path(pwem.__file__).parents[1]}\n")
         source = cls.root / "scipion-em-deepemhancer"
-        shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.rst", "CHANGES.txt", "LICENSE"):
+        shutil.copytree(
+            PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+        for name in (
+            "setup.py",
+            "pyproject.toml",
+            "MANIFEST.in",
+            "README.rst",
+            "CHANGES.txt",
+            "LICENSE",
+        ):
             if (CHECKOUT / name).exists():
                 shutil.copy(CHECKOUT / name, source / name)
         cls.source = source
@@ -188,19 +237,34 @@ class TestInstallation(unittest.TestCase):
     def scipion(cls, *arguments):
         """Runs scipion3; returns its exit status and all that it printed."""
         python = cls.root / "scipion" / "bin" / "python"
-        result = subprocess.run([python, "-m", "scipion", *arguments], env=cls.environ, cwd=cls.root, capture_output=True,
-                                text=True)
+        result = subprocess.run(
+            [python, "-m", "scipion", *arguments],
+            env=cls.environ,
+            cwd=cls.root,
+            capture_output=True,
+            text=True,
+        )
         return result.returncode, result.stdout + result.stderr
 
     def inNewScipion(self, code):
         """What Python code prints in that Scipion."""
-        code = "from pwem import Domain; P = Domain.getPluginModule('deepemhancer_plugin').Plugin; " + code
-        result = subprocess.run([self.root / "scipion" / "bin" / "python", "-c", code], env=self.environ, cwd=self.root,
-                                capture_output=True, text=True)
+        code = (
+            "from pwem import Domain; P = Domain.getPluginModule('deepemhancer_plugin').Plugin; "
+            + code
+        )
+        result = subprocess.run(
+            [self.root / "scipion" / "bin" / "python", "-c", code],
+            env=self.environ,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+        )
         self.assertEqual(result.returncode, 0, result.stderr)
         return result.stdout
 
-    @unittest.skipUnless((CHECKOUT / "setup.py").exists(), "needs the source: run the tests in a checkout")
+    @unittest.skipUnless(
+        (CHECKOUT / "setup.py").exists(), "needs the source: run the tests in a checkout"
+    )
     def test_installation(self):
         """One story, in order: each step needs the one before."""
         home = self.root / "software" / "em" / plugin.ENV_NAME
@@ -212,12 +276,16 @@ class TestInstallation(unittest.TestCase):
         self.assertTrue(created.exists(), text)
         self.assertFalse(ready.exists(), text)
         self.assertIn("not found after running", text)
-        self.assertEqual(self.inNewScipion("print(P.__module__, P().getPath())").split(),
-                         ["deepemhancer_plugin", str(self.source / "deepemhancer_plugin")])
-        self.assertIn("scipion3 installb deepemhancer", self.inNewScipion("print(P.validateInstallation())"))
+        self.assertEqual(
+            self.inNewScipion("print(P.__module__, P().getPath())").split(),
+            ["deepemhancer_plugin", str(self.source / "deepemhancer_plugin")],
+        )
+        self.assertIn(
+            "scipion3 installb deepemhancer", self.inNewScipion("print(P.validateInstallation())")
+        )
 
         # A rerun goes on where the first one stopped
-        pth, = (self.root / "envs").glob("*/lib/python3*/site-packages/standin.pth")
+        (pth,) = (self.root / "envs").glob("*/lib/python3*/site-packages/standin.pth")
         pth.write_text(packages + "\n")
         self.environ["STANDIN_PACKAGES"] = packages
         status, text = self.scipion("installb", "deepemhancer")
@@ -229,7 +297,9 @@ class TestInstallation(unittest.TestCase):
         # The environment runs the plugin's own code
         command = self.inNewScipion("print(P.getCommand(['--version']))").strip()
         self.assertIn(f"conda activate {plugin.ENV_NAME} && python {self.source}", command)
-        version = subprocess.run(["bash", "-c", command], env=self.environ, capture_output=True, text=True)
+        version = subprocess.run(
+            ["bash", "-c", command], env=self.environ, capture_output=True, text=True
+        )
         self.assertIn(deepemhancer_plugin.__version__, version.stdout, version.stderr)
 
         # Again: nothing to do
@@ -244,23 +314,34 @@ class TestInstallation(unittest.TestCase):
         # With an environment of the user's, conda is not needed
         environ = dict(self.environ)
         try:
-            self.environ.update(DEEPEMHANCER_ENV_ACTIVATION=f"source {self.root}/envs/{plugin.ENV_NAME}/bin/activate",
-                                PATH=os.environ["PATH"], CONDA_ACTIVATION_CMD="")
+            self.environ.update(
+                DEEPEMHANCER_ENV_ACTIVATION=f"source {self.root}/envs/{plugin.ENV_NAME}/bin/activate",
+                PATH=os.environ["PATH"],
+                CONDA_ACTIVATION_CMD="",
+            )
             _, text = self.scipion("installb", "deepemhancer")
             self.assertTrue(ready.exists(), text)
-            self.assertNotIn("conda", text.replace("CONDA_ACTIVATION_CMD", "").replace("_condaActivationCmd", "")
-                             .replace("Relying on conda being in the PATH", ""))
+            self.assertNotIn(
+                "conda",
+                text.replace("CONDA_ACTIVATION_CMD", "")
+                .replace("_condaActivationCmd", "")
+                .replace("Relying on conda being in the PATH", ""),
+            )
         finally:
             self.environ.clear()
             self.environ.update(environ)
 
     def installModels(self):
         """The official checkpoints from a small archive on this machine, broken off once and damaged once."""
-        folder = self.root / "software" / "em" / f"{constants.MODELS_PACKAGE}-{constants.MODELS_VERSION}"
-        site, = (self.root / "envs").glob("*/lib/python3*/site-packages")
+        folder = (
+            self.root / "software" / "em" / f"{constants.MODELS_PACKAGE}-{constants.MODELS_VERSION}"
+        )
+        (site,) = (self.root / "envs").glob("*/lib/python3*/site-packages")
         with Zenodo() as server:
             (site / "zenodo_here.py").write_text(ZENODO_HERE.format(url=server.url))
-            (site / "zenodo_here.pth").write_text("import zenodo_here\n")  # after standin.pth, which makes `requests` importable
+            (site / "zenodo_here.pth").write_text(
+                "import zenodo_here\n"
+            )  # after standin.pth, which makes `requests` importable
             server.damaged = True
             self.scipion("installb", constants.MODELS_PACKAGE)
             self.assertEqual(list(folder.glob("**/*.hd5")), [])
@@ -278,8 +359,10 @@ class Zenodo:
 
     def __enter__(self):
         self.damaged = False
-        self.files = {constants.CHECKPOINT % name: f"weights of {name}".encode() * 1000
-                      for name in (*constants.MODEL_NAMES, constants.MASKED_MODEL)}
+        self.files = {
+            constants.CHECKPOINT % name: f"weights of {name}".encode() * 1000
+            for name in (*constants.MODEL_NAMES, constants.MASKED_MODEL)
+        }
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, data in self.files.items():
@@ -293,8 +376,18 @@ class Zenodo:
                     body = bytes(len(outer.archive)) if outer.damaged else outer.archive
                 else:
                     name = "deepEMhancerModels_tf2.zip"
-                    body = json.dumps({"files": [{"key": name, "size": len(outer.archive), "links": {"self": f"https://zenodo.org/{name}"},
-                                                  "checksum": "md5:" + hashlib.md5(outer.archive).hexdigest()}]}).encode()
+                    body = json.dumps(
+                        {
+                            "files": [
+                                {
+                                    "key": name,
+                                    "size": len(outer.archive),
+                                    "links": {"self": f"https://zenodo.org/{name}"},
+                                    "checksum": "md5:" + hashlib.md5(outer.archive).hexdigest(),
+                                }
+                            ]
+                        }
+                    ).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -1,4 +1,5 @@
 """Local resolution: the form, real runs in the inference environment, the viewer."""
+
 import os
 import re
 import shlex
@@ -18,7 +19,13 @@ from pyworkflow.protocol.constants import MODE_RESUME
 from deepemhancer_plugin.constants import NETWORK_COARSE, NETWORK_FILE
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import ProtDeepRes
-from deepemhancer_plugin.protocols.protocol_localres import COARSEST, FINEST, LOCAL_FSC, MEDIAN, RESOLUTION
+from deepemhancer_plugin.protocols.protocol_localres import (
+    COARSEST,
+    FINEST,
+    LOCAL_FSC,
+    MEDIAN,
+    RESOLUTION,
+)
 from deepemhancer_plugin.tests.base import PACKAGE, RATE, SHAPE, SHIFTS, EnhanceTest, writeMap
 from deepemhancer_plugin.tests.screen import Screen, needsScreen, photograph
 from deepemhancer_plugin.viewers import DeepResViewer, chimera, figures
@@ -27,7 +34,9 @@ from deepemhancer_plugin.viewers import DeepResViewer, chimera, figures
 class DeepResTest(EnhanceTest):
     @classmethod
     def protocol(cls, **arguments):
-        return cls.newProtocol(ProtDeepRes, **{"useGpu": False, "inputVolume": cls.volume, **arguments})
+        return cls.newProtocol(
+            ProtDeepRes, **{"useGpu": False, "inputVolume": cls.volume, **arguments}
+        )
 
 
 class TestForm(DeepResTest):
@@ -42,19 +51,39 @@ class TestForm(DeepResTest):
                 self.assertGreater(len(param.help.get("")), 20, name)
 
     def test_valid(self):
-        for arguments in ({}, {"inputMask": self.importMask(self.mask)}, {"useHalfMaps": True}, {"network": NETWORK_COARSE},
-                          {"inputVolume": self.importVolume(self.paths[0]), "useHalfMaps": True, "halfMapsOf": self.volume}):
+        for arguments in (
+            {},
+            {"inputMask": self.importMask(self.mask)},
+            {"useHalfMaps": True},
+            {"network": NETWORK_COARSE},
+            {
+                "inputVolume": self.importVolume(self.paths[0]),
+                "useHalfMaps": True,
+                "halfMapsOf": self.volume,
+            },
+        ):
             self.assertEqual(self.errors(**arguments), "", arguments)
 
     def test_mistakes(self):
         single = self.importVolume(self.paths[0])
-        for arguments, words in (({"inputVolume": None}, "*Input volume* is empty"),
-                                 ({"gpuList": "x", "useGpu": True}, "*GPU IDs* x"),
-                                 ({"inputMask": self.importMask(self.mask[:, :, :-2])}, "*Mask* of"),
-                                 ({"network": NETWORK_FILE, "networkFile": "/nowhere.npz"}, "/nowhere.npz does not exist"),
-                                 ({"inputVolume": single, "useHalfMaps": True}, "no half maps attached"),
-                                 ({"inputVolume": self.importVolume(self.paths[0], rate=2.0), "useHalfMaps": True,
-                                   "halfMapsOf": self.volume}, "sampling rate of 2 A/voxel")):
+        for arguments, words in (
+            ({"inputVolume": None}, "*Input volume* is empty"),
+            ({"gpuList": "x", "useGpu": True}, "*GPU IDs* x"),
+            ({"inputMask": self.importMask(self.mask[:, :, :-2])}, "*Mask* of"),
+            (
+                {"network": NETWORK_FILE, "networkFile": "/nowhere.npz"},
+                "/nowhere.npz does not exist",
+            ),
+            ({"inputVolume": single, "useHalfMaps": True}, "no half maps attached"),
+            (
+                {
+                    "inputVolume": self.importVolume(self.paths[0], rate=2.0),
+                    "useHalfMaps": True,
+                    "halfMapsOf": self.volume,
+                },
+                "sampling rate of 2 A/voxel",
+            ),
+        ):
             self.assertIn(words, self.errors(**arguments))
 
     def test_class_name_is_not_xmipps(self):
@@ -72,18 +101,30 @@ class TestLocalResolution(DeepResTest):
     def setUpClass(cls):
         super().setUpClass()
         cls.weights = os.path.abspath(cls.getOutputPath("network.npz"))
-        code = (f"import runpy; runpy.run_path({str(PACKAGE / 'launcher.py')!r});"
-                "from deepemhancer_plugin.core.localres.networks import RANGES, build, save_weights;"
-                f"save_weights({cls.weights!r}, build('dense', RANGES['1.0']), {{}})")
-        subprocess.run(["bash", "-c", f"{Plugin.getActivation()} && python -c {shlex.quote(code)}"], check=True, env=Plugin.getEnviron())
+        code = (
+            f"import runpy; runpy.run_path({str(PACKAGE / 'launcher.py')!r});"
+            "from deepemhancer_plugin.core.localres.networks import RANGES, build, save_weights;"
+            f"save_weights({cls.weights!r}, build('dense', RANGES['1.0']), {{}})"
+        )
+        subprocess.run(
+            ["bash", "-c", f"{Plugin.getActivation()} && python -c {shlex.quote(code)}"],
+            check=True,
+            env=Plugin.getEnviron(),
+        )
         # First a map alone, then continued with another network, a mask, and the half maps of another volume
         cls.prot = cls.protocol(inputVolume=cls.importVolume(cls.paths[0]))
         cls.launchProtocol(cls.prot)
         cls.alone = mrcfile.read(cls.prot.ResolutionVolume.getFileName())
         cls.outputs = [name for name, _ in cls.prot.iterOutputAttributes()]
         cls.maskObject = cls.importMask(cls.mask)
-        for name, value in (("network", NETWORK_FILE), ("networkFile", cls.weights), ("inputMask", cls.maskObject), ("useHalfMaps", True),
-                            ("halfMapsOf", cls.volume), ("runMode", MODE_RESUME)):
+        for name, value in (
+            ("network", NETWORK_FILE),
+            ("networkFile", cls.weights),
+            ("inputMask", cls.maskObject),
+            ("useHalfMaps", True),
+            ("halfMapsOf", cls.volume),
+            ("runMode", MODE_RESUME),
+        ):
             getattr(cls.prot, name).set(value)
         cls.launchProtocol(cls.prot)
 
@@ -99,7 +140,11 @@ class TestLocalResolution(DeepResTest):
             data = mrc.data.copy()
         np.testing.assert_array_equal(data > 0, self.mask)
         inside = data[data > 0]
-        for name, value in ((FINEST, inside.min()), (MEDIAN, np.median(inside)), (COARSEST, inside.max())):
+        for name, value in (
+            (FINEST, inside.min()),
+            (MEDIAN, np.median(inside)),
+            (COARSEST, inside.max()),
+        ):
             self.assertAlmostEqual(getattr(volume, name).get(), value, places=2)
         return data
 
@@ -109,34 +154,57 @@ class TestLocalResolution(DeepResTest):
         self.assertEqual(self.alone.shape, SHAPE)
         self.assertGreater((self.alone > 0)[self.mask].mean(), 0.9)
         self.assertLess((self.alone > 0).mean(), 0.3)
-        self.assertTrue(3 <= np.median(self.alone[self.mask]) <= 12, np.median(self.alone[self.mask]))
+        self.assertTrue(
+            3 <= np.median(self.alone[self.mask]) <= 12, np.median(self.alone[self.mask])
+        )
 
     def test_continued_with_mask_and_half_maps(self):
         resolution = self.checkOutput(self.prot.ResolutionVolume)
-        self.assertTrue((resolution[self.mask] >= 2 * RATE).all() and (resolution[self.mask] <= 13).all())
+        self.assertTrue(
+            (resolution[self.mask] >= 2 * RATE).all() and (resolution[self.mask] <= 13).all()
+        )
         fsc = self.checkOutput(self.prot.LocalFscVolume)
         self.assertFalse(np.array_equal(resolution, fsc))
         summary, volume = "\n".join(self.prot.summary()), self.prot.ResolutionVolume
-        self.assertIn(f"median {getattr(volume, MEDIAN).get():.2f} A, from {getattr(volume, FINEST).get():.2f} to", summary)
-        for words in ("Local FSC of the half maps", "*Half maps*: the map claims more than the halves support in ", "Network: ", "CPU"):
+        self.assertIn(
+            f"median {getattr(volume, MEDIAN).get():.2f} A, from {getattr(volume, FINEST).get():.2f} to",
+            summary,
+        )
+        for words in (
+            "Local FSC of the half maps",
+            "*Half maps*: the map claims more than the halves support in ",
+            "Network: ",
+            "CPU",
+        ):
             self.assertIn(words, summary)
         self.assertIn("RamirezAportela2019", self.prot.methods()[0])
         for source in (self.prot.inputVolume.get(), self.volume, self.maskObject):
-            self.assertIn(source.getObjId(), [parent.getObjId() for parent in self.proj.getSourceParents(volume)])
+            self.assertIn(
+                source.getObjId(),
+                [parent.getObjId() for parent in self.proj.getSourceParents(volume)],
+            )
 
     def test_attributes_are_kept_in_the_project(self):
         """As another process, and Scipion after its next start, sees the outputs."""
         stored = Manager().loadProject(self.proj.getName()).getProtocol(self.prot.getObjId())
         for name in (RESOLUTION, LOCAL_FSC):
             for attribute in (FINEST, MEDIAN, COARSEST):
-                self.assertEqual(getattr(getattr(stored, name), attribute).get(), getattr(getattr(self.prot, name), attribute).get())
+                self.assertEqual(
+                    getattr(getattr(stored, name), attribute).get(),
+                    getattr(getattr(self.prot, name), attribute).get(),
+                )
 
     def test_failure_says_why_and_leaves_nothing(self):
-        prot = self.protocol(network=NETWORK_FILE, networkFile=writeMap(self.getOutputPath("no_network.npz"), self.half1))
+        prot = self.protocol(
+            network=NETWORK_FILE,
+            networkFile=writeMap(self.getOutputPath("no_network.npz"), self.half1),
+        )
         message = self.fails(prot)
         self.assertIn("deepemhancer failed: ", message)
         self.assertIn("no_network.npz", message)
-        self.assertEqual([path.name for path in Path(prot._getExtraPath()).iterdir()], ["resolution.log"])
+        self.assertEqual(
+            [path.name for path in Path(prot._getExtraPath()).iterdir()], ["resolution.log"]
+        )
         self.assertFalse(hasattr(prot, RESOLUTION))
 
     # --------------------------- the viewer
@@ -151,15 +219,17 @@ class TestLocalResolution(DeepResTest):
     def test_figures(self):
         Plotter.setBackend("Agg")
         for name in ("showSlices", "showHistogram"):
-            plotter, = self.viewer()._getVisualizeDict()[name]()
+            (plotter,) = self.viewer()._getVisualizeDict()[name]()
             axes = plotter.getFigure().get_axes()
-            self.assertTrue(all("Å" in axis.get_xlabel() + axis.get_ylabel() for axis in axes), name)
+            self.assertTrue(
+                all("Å" in axis.get_xlabel() + axis.get_ylabel() for axis in axes), name
+            )
             path = self.getOutputPath(f"{name}.png")
             plotter.getFigure().savefig(path, dpi=100)
             self.assertGreater(os.path.getsize(path), 10_000, name)
             plotter.close()
-        plotter, = self.viewer()._showComparison()
-        image, = plotter.getFigure().get_axes()[0].get_images()
+        (plotter,) = self.viewer()._showComparison()
+        (image,) = plotter.getFigure().get_axes()[0].get_images()
         self.assertEqual(image.get_array().shape, imread(self.prot.getComparisonFile()).shape)
 
     def test_slices_are_coloured_inside_the_mask_alone(self):
@@ -168,7 +238,9 @@ class TestLocalResolution(DeepResTest):
         figure = Figure()
         figures.resolution_slices(figure, self.half1, resolution, RATE)
         coloured = [axes.images[1] for axes in figure.get_axes() if len(axes.images) == 2]
-        self.assertEqual([image.get_array().count() for image in coloured], [6 * 8, 10 * 8, 10 * 6])  # cut across z, y, x
+        self.assertEqual(
+            [image.get_array().count() for image in coloured], [6 * 8, 10 * 8, 10 * 6]
+        )  # cut across z, y, x
         self.assertEqual({image.get_clim() for image in coloured}, {(3, 5)})
 
     def test_chimera_script(self):
@@ -176,14 +248,22 @@ class TestLocalResolution(DeepResTest):
         script = viewer.writeChimeraScript()
         text = Path(script).read_text()
         opened = re.findall(r'^open "(.+)"$', text, re.MULTILINE)
-        self.assertEqual([os.path.exists(path) for path in opened], [True] * 3)  # axes, map, colours
+        self.assertEqual(
+            [os.path.exists(path) for path in opened], [True] * 3
+        )  # axes, map, colours
         self.assertEqual(opened[1], os.path.abspath(self.prot.getInputLocation()[1]))
         for number in (2, 3):
-            self.assertIn(f"volume #{number} origin {','.join(f'{shift:g}' for shift in SHIFTS)}\n", text)
+            self.assertIn(
+                f"volume #{number} origin {','.join(f'{shift:g}' for shift in SHIFTS)}\n", text
+            )
         palette = re.search(r"^color sample #2 map #3 palette (\S+)$", text, re.MULTILINE).group(1)
         steps = [float(entry.split(",")[0]) for entry in palette.split(":")]
         self.assertEqual(steps, sorted(steps))
-        np.testing.assert_allclose(steps[2::4], figures.colour_limits(mrcfile.read(self.prot.ResolutionVolume.getFileName())), atol=1e-3)
+        np.testing.assert_allclose(
+            steps[2::4],
+            figures.colour_limits(mrcfile.read(self.prot.ResolutionVolume.getFileName())),
+            atol=1e-3,
+        )
 
     def test_colours_reach_just_outside_of_the_mask(self):
         resolution = np.zeros((9, 9, 20))
@@ -199,15 +279,37 @@ class TestLocalResolution(DeepResTest):
             # the order matters: form imports project
             from pyworkflow.gui.project.project import ProjectWindow  # isort: skip
             from pyworkflow.gui.form import FormWindow  # isort: skip
+
             window = ProjectWindow(self.proj.path)
             try:
-                Domain.findViewers(self.prot, "tkinter")  # as Scipion does; tells the viewer whose it is
+                Domain.findViewers(
+                    self.prot, "tkinter"
+                )  # as Scipion does; tells the viewer whose it is
                 viewer = self.viewer()
                 prot = self.protocol(useGpu=True, useHalfMaps=True, inputMask=self.maskObject)
-                for name, form in (("deepres_form", FormWindow("Protocol Run", prot, lambda *_: None, window,
-                                                               updateProtocolCallback=lambda *_: None)),
-                                   ("deepres_viewer", FormWindow("Viewer", viewer, lambda *_: None, window, visualizeMode=True,
-                                                                 visualizeDict=viewer._getVisualizeDict()))):
+                for name, form in (
+                    (
+                        "deepres_form",
+                        FormWindow(
+                            "Protocol Run",
+                            prot,
+                            lambda *_: None,
+                            window,
+                            updateProtocolCallback=lambda *_: None,
+                        ),
+                    ),
+                    (
+                        "deepres_viewer",
+                        FormWindow(
+                            "Viewer",
+                            viewer,
+                            lambda *_: None,
+                            window,
+                            visualizeMode=True,
+                            visualizeDict=viewer._getVisualizeDict(),
+                        ),
+                    ),
+                ):
                     form.root.geometry("+20+20")
                     width, _, colours = photograph(form.root, self.getOutputPath(f"{name}.png"))
                     self.assertGreater(width, 200, name)

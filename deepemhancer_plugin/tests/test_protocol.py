@@ -1,4 +1,5 @@
 """The protocol: every kind of input, normalisation and model; wrong inputs; continue, restart, export and import."""
+
 import contextlib
 import json
 import os
@@ -32,9 +33,22 @@ from deepemhancer_plugin.tests.base import CHECKOUT, RATE, SHAPE, SHIFTS, Enhanc
 CHECKPOINT_WRITER = CHECKOUT / "tests" / "official_checkpoint.py"
 
 # Xmipp's protocol, so that its workflows carry over by changing the class name
-XMIPP_PARAMETERS = {"useHalfMapsInsteadVol": False, "halfMapsAttached": True, "inputHalf1": None, "inputHalf2": None,
-                    "inputVolume": None, "normalization": 0, "inputMask": None, "noiseMean": None, "noiseStd": None,
-                    "modelType": 0, "performCleaningStep": False, "sizeFraction_CC": 0.05, "batch_size": 8, "gpuList": "0"}
+XMIPP_PARAMETERS = {
+    "useHalfMapsInsteadVol": False,
+    "halfMapsAttached": True,
+    "inputHalf1": None,
+    "inputHalf2": None,
+    "inputVolume": None,
+    "normalization": 0,
+    "inputMask": None,
+    "noiseMean": None,
+    "noiseStd": None,
+    "modelType": 0,
+    "performCleaningStep": False,
+    "sizeFraction_CC": 0.05,
+    "batch_size": 8,
+    "gpuList": "0",
+}
 
 
 class TestForm(EnhanceTest):
@@ -47,16 +61,31 @@ class TestForm(EnhanceTest):
 
     def test_every_parameter_is_explained(self):
         for name, param in self.newProtocol(ProtDeepEMhancer).getDefinition().iterParams():
-            if name in XMIPP_PARAMETERS or name in ("weights", "weightsFile", "maskThreshold", "useGpu"):
+            if name in XMIPP_PARAMETERS or name in (
+                "weights",
+                "weightsFile",
+                "maskThreshold",
+                "useGpu",
+            ):
                 self.assertGreater(len(param.help.get("")), 20, name)
 
     def test_valid_inputs_give_no_errors(self):
-        for arguments in ({}, {"useHalfMapsInsteadVol": True},
-                          {"useHalfMapsInsteadVol": True, "halfMapsAttached": False, "inputVolume": None,
-                           "inputHalf1": self.importVolume(self.paths[1]), "inputHalf2": self.importVolume(self.paths[2])},
-                          {"normalization": NORMALIZATION_MASK, "inputMask": self.importMask(self.mask)},
-                          {"normalization": NORMALIZATION_STATS, "noiseMean": -0.1, "noiseStd": 0.2}):
-            self.assertEqual(self.protocol(**{"inputVolume": self.volume, **arguments}).validate(), [], arguments)
+        for arguments in (
+            {},
+            {"useHalfMapsInsteadVol": True},
+            {
+                "useHalfMapsInsteadVol": True,
+                "halfMapsAttached": False,
+                "inputVolume": None,
+                "inputHalf1": self.importVolume(self.paths[1]),
+                "inputHalf2": self.importVolume(self.paths[2]),
+            },
+            {"normalization": NORMALIZATION_MASK, "inputMask": self.importMask(self.mask)},
+            {"normalization": NORMALIZATION_STATS, "noiseMean": -0.1, "noiseStd": 0.2},
+        ):
+            self.assertEqual(
+                self.protocol(**{"inputVolume": self.volume, **arguments}).validate(), [], arguments
+            )
 
     def errors(self, **arguments):
         errors = self.protocol(**{"inputVolume": self.volume, **arguments}).validate()
@@ -66,12 +95,16 @@ class TestForm(EnhanceTest):
 
     def test_empty_input(self):
         self.assertIn("*Input volume(s)* is empty", self.errors(inputVolume=None))
-        self.assertIn("*Half map 2* is empty",
-                      self.errors(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=self.volume))
+        self.assertIn(
+            "*Half map 2* is empty",
+            self.errors(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=self.volume),
+        )
 
     def test_no_half_maps_attached(self):
-        self.assertIn("no half maps attached",
-                      self.errors(useHalfMapsInsteadVol=True, inputVolume=self.importVolume(self.paths[0])))
+        self.assertIn(
+            "no half maps attached",
+            self.errors(useHalfMapsInsteadVol=True, inputVolume=self.importVolume(self.paths[0])),
+        )
 
     def test_half_map_deleted(self):
         volume = self.volume.clone()
@@ -81,15 +114,25 @@ class TestForm(EnhanceTest):
         self.assertIn("gone.mrc does not exist", " ".join(prot._validate()))
 
     def test_half_maps_differ(self):
-        other = self.importVolume(writeMap(self.getOutputPath("odd.mrc"), self.half1[:-1, :, 1:]), shifts=None)
+        other = self.importVolume(
+            writeMap(self.getOutputPath("odd.mrc"), self.half1[:-1, :, 1:]), shifts=None
+        )
         coarse = self.importVolume(self.paths[2], rate=2.0, shifts=None)
-        halves = {"useHalfMapsInsteadVol": True, "halfMapsAttached": False, "inputHalf1": self.volume}
-        self.assertRegex(self.errors(**halves, inputHalf2=other), r"box of \(36, 40, 44\).*box of|\(35, 40, 43\)")
+        halves = {
+            "useHalfMapsInsteadVol": True,
+            "halfMapsAttached": False,
+            "inputHalf1": self.volume,
+        }
+        self.assertRegex(
+            self.errors(**halves, inputHalf2=other), r"box of \(36, 40, 44\).*box of|\(35, 40, 43\)"
+        )
         self.assertIn("1.5 A/voxel", self.errors(**halves, inputHalf2=coarse))
         self.assertIn("same map", self.errors(**halves, inputHalf2=self.volume))
 
     def test_image_instead_of_volume(self):
-        flat = self.importVolume(writeMap(self.getOutputPath("flat.mrc"), self.half1[:1]), shifts=None)
+        flat = self.importVolume(
+            writeMap(self.getOutputPath("flat.mrc"), self.half1[:1]), shifts=None
+        )
         self.assertIn("is not a volume", self.errors(inputVolume=flat))
 
     def test_map_deleted(self):
@@ -101,13 +144,18 @@ class TestForm(EnhanceTest):
         self.assertIn("*Mask* is empty", self.errors(normalization=NORMALIZATION_MASK))
         other = self.importMask(self.mask[:, :, :-2])
         self.assertIn("*Mask* of", self.errors(normalization=NORMALIZATION_MASK, inputMask=other))
-        self.assertEqual(self.errors(normalization=NORMALIZATION_AUTO, inputMask=other), "")  # not asked for, so not looked at
+        self.assertEqual(
+            self.errors(normalization=NORMALIZATION_AUTO, inputMask=other), ""
+        )  # not asked for, so not looked at
 
     def test_noise_numbers(self):
         self.assertIn("*Noise mean*", self.errors(normalization=NORMALIZATION_STATS, noiseStd=1))
         for std in (None, 0, -1, float("nan"), float("inf")):
-            self.assertIn("*Noise standard deviation*",
-                          self.errors(normalization=NORMALIZATION_STATS, noiseMean=0, noiseStd=std), std)
+            self.assertIn(
+                "*Noise standard deviation*",
+                self.errors(normalization=NORMALIZATION_STATS, noiseMean=0, noiseStd=std),
+                std,
+            )
 
     def test_numbers_out_of_range(self):
         self.assertIn("Batch size", self.errors(batch_size=0))
@@ -120,19 +168,33 @@ class TestForm(EnhanceTest):
         for name in ("c0", "x3", "i5", "d"):
             self.assertIn("*Symmetry*", self.errors(symmetryGroup=name), name)
         for rise, twist in ((0, 30), (4.75, None), (None, 30), (4.75, 190)):
-            self.assertIn("*Helix*", self.errors(helicalRise=rise, helicalTwist=twist), (rise, twist))
+            self.assertIn(
+                "*Helix*", self.errors(helicalRise=rise, helicalTwist=twist), (rise, twist)
+            )
         self.assertEqual(self.errors(helicalRise=4.75, helicalTwist=0.0), "")
         self.assertEqual(self.errors(helicalRise=0, symmetryGroup="c4"), "")  # not asked for
 
     def test_weights(self):
         self.assertIn("*Weights file* is empty", self.errors(weights=WEIGHTS_FILE))
-        self.assertIn("/nowhere.hd5 does not exist", self.errors(weights=WEIGHTS_FILE, weightsFile="/nowhere.hd5"))
-        self.assertIn("scipion3 installb deepemhancer_models", self.errors(weights=WEIGHTS_OFFICIAL))
-        self.assertIn("masked", self.errors(weights=WEIGHTS_OFFICIAL, normalization=NORMALIZATION_MASK,
-                                            inputMask=self.importMask(self.mask)))
+        self.assertIn(
+            "/nowhere.hd5 does not exist",
+            self.errors(weights=WEIGHTS_FILE, weightsFile="/nowhere.hd5"),
+        )
+        self.assertIn(
+            "scipion3 installb deepemhancer_models", self.errors(weights=WEIGHTS_OFFICIAL)
+        )
+        self.assertIn(
+            "masked",
+            self.errors(
+                weights=WEIGHTS_OFFICIAL,
+                normalization=NORMALIZATION_MASK,
+                inputMask=self.importMask(self.mask),
+            ),
+        )
 
     def test_gpu_arguments(self):
         """The executor's numbers are handed on: those of the form, or in a queue those that count the job's own GPUs."""
+
         class Executor:
             def __init__(self, gpus):
                 self.gpus = gpus
@@ -151,43 +213,84 @@ class TestForm(EnhanceTest):
 
     def test_options(self):
         """What the form says is what the command line gets."""
+
         def options(**arguments):
             return " ".join(self.protocol(inputVolume=self.volume, **arguments)._options())
+
         self.assertEqual(options(), "--weights embedded -p tightTarget")
         self.assertIn("-b 4 ", options(useGpu=True, batch_size=4))
         self.assertIn("-p highRes", options(modelType=MODEL_HIGHRES))
-        self.assertIn("--noiseStats -0.25 0.5", options(normalization=NORMALIZATION_STATS, noiseMean=-0.25, noiseStd=0.5))
-        self.assertIn("--cleaningStrength 0.1", options(performCleaningStep=True, sizeFraction_CC=0.1))
-        self.assertIn(f"--deepLearningModelPath {Plugin.getCheckpointsFolder()}", options(weights=WEIGHTS_OFFICIAL))
+        self.assertIn(
+            "--noiseStats -0.25 0.5",
+            options(normalization=NORMALIZATION_STATS, noiseMean=-0.25, noiseStd=0.5),
+        )
+        self.assertIn(
+            "--cleaningStrength 0.1", options(performCleaningStep=True, sizeFraction_CC=0.1)
+        )
+        self.assertIn(
+            f"--deepLearningModelPath {Plugin.getCheckpointsFolder()}",
+            options(weights=WEIGHTS_OFFICIAL),
+        )
         self.assertNotIn("-p ", options(normalization=NORMALIZATION_MASK))
-        self.assertIn("--weights /some/file.hd5", options(weights=WEIGHTS_FILE, weightsFile="/some/file.hd5"))
+        self.assertIn(
+            "--weights /some/file.hd5", options(weights=WEIGHTS_FILE, weightsFile="/some/file.hd5")
+        )
         self.assertTrue(options(symmetryGroup=" d7").endswith("--sym D7"))
-        self.assertTrue(options(helicalRise=4.75, helicalTwist=-1.4).endswith("--helical 4.75 -1.4"))
-        self.assertNotIn("--helical", options(helicalRise=4.75, helicalTwist=-1.4, symmetryGroup="c4"))
+        self.assertTrue(
+            options(helicalRise=4.75, helicalTwist=-1.4).endswith("--helical 4.75 -1.4")
+        )
+        self.assertNotIn(
+            "--helical", options(helicalRise=4.75, helicalTwist=-1.4, symmetryGroup="c4")
+        )
         self.assertTrue(options(averageOver=3).endswith("--average 4"))
         self.assertTrue(options(useHalfMapsInsteadVol=True, checkTrust=True).endswith("--trust"))
-        self.assertNotIn("--trust", options(checkTrust=True))  # a single map has nothing to be compared with
+        self.assertNotIn(
+            "--trust", options(checkTrust=True)
+        )  # a single map has nothing to be compared with
 
     def test_continue_sees_what_changed(self):
         """A step that must run again, and those after it, have other arguments than in the run before."""
+
         def steps(**arguments):
-            prot = self.protocol(**{"inputVolume": self.volume, "normalization": NORMALIZATION_MASK, "inputMask": mask, **arguments})
+            prot = self.protocol(
+                **{
+                    "inputVolume": self.volume,
+                    "normalization": NORMALIZATION_MASK,
+                    "inputMask": mask,
+                    **arguments,
+                }
+            )
             prot._insertAllSteps()
             return prot._steps
+
         mask, other = self.importMask(self.mask), self.importVolume(self.paths[1])
-        for arguments, changed in (({}, [False] * 3), ({"inputVolume": other}, [True] * 3), ({"maskThreshold": 0.7}, [True] * 3),
-                                   ({"performCleaningStep": True}, [False, True, False])):  # the output's file is the same
-            self.assertEqual([one != two for one, two in zip(steps(), steps(**arguments), strict=True)], changed, arguments)
+        for arguments, changed in (
+            ({}, [False] * 3),
+            ({"inputVolume": other}, [True] * 3),
+            ({"maskThreshold": 0.7}, [True] * 3),
+            ({"performCleaningStep": True}, [False, True, False]),
+        ):  # the output's file is the same
+            self.assertEqual(
+                [one != two for one, two in zip(steps(), steps(**arguments), strict=True)],
+                changed,
+                arguments,
+            )
 
     def test_citations(self):
         prot = self.newProtocol(ProtDeepEMhancer)
         text = " ".join(prot.citations())
-        for doi in ("10.1038/s42003-021-02399-1", "10.1107/S2052252522006959", "10.1107/S2052252519011692",
-                    "10.7554/eLife.27131"):
+        for doi in (
+            "10.1038/s42003-021-02399-1",
+            "10.1107/S2052252522006959",
+            "10.1107/S2052252519011692",
+            "10.7554/eLife.27131",
+        ):
             self.assertIn(doi, text)
 
     def test_export_and_import(self):
-        prot = self.protocol(inputVolume=self.volume, modelType=MODEL_WIDE, noiseMean=-0.25, performCleaningStep=True)
+        prot = self.protocol(
+            inputVolume=self.volume, modelType=MODEL_WIDE, noiseMean=-0.25, performCleaningStep=True
+        )
         self.saveProtocol(prot)
         path = self.getOutputPath("workflow.json")
         self.proj.getRunsGraph(refresh=True)
@@ -220,15 +323,21 @@ class TestEnhance(EnhanceTest):
     def commandLine(self, *arguments):
         """The map that the command line gives for the same input."""
         output = self.getOutputPath("command_line.mrc")
-        command = Plugin.getCommand([*arguments, "-g", "-1", "-o", output, "--report", output + ".json"])
-        subprocess.run(["bash", "-c", command], check=True, env=Plugin.getEnviron(), capture_output=True)
+        command = Plugin.getCommand(
+            [*arguments, "-g", "-1", "-o", output, "--report", output + ".json"]
+        )
+        subprocess.run(
+            ["bash", "-c", command], check=True, env=Plugin.getEnviron(), capture_output=True
+        )
         return mrcfile.read(output)
 
     def test_attached_half_maps(self):
         prot = self.enhance(inputVolume=self.volume, useHalfMapsInsteadVol=True)
         data = self.checkOutput(prot)
         halves = self.volume.getHalfMaps(asList=True)
-        np.testing.assert_array_equal(data, self.commandLine("-i", halves[0], "-i2", halves[1], "-s", str(RATE)))
+        np.testing.assert_array_equal(
+            data, self.commandLine("-i", halves[0], "-i2", halves[1], "-s", str(RATE))
+        )
         related = self.proj.getSourceParents(prot.Volume)
         self.assertIn(self.volume.getObjId(), [parent.getObjId() for parent in related])
         summary = "\n".join(prot.summary())
@@ -236,15 +345,24 @@ class TestEnhance(EnhanceTest):
             self.assertIn(words, summary)
         self.assertIn("difference of the half maps", prot.methods()[0])
         # The half maps were linked, not copied, and the links are gone
-        self.assertFalse(os.listdir(prot._getTmpPath()) if os.path.exists(prot._getTmpPath()) else [])
+        self.assertFalse(
+            os.listdir(prot._getTmpPath()) if os.path.exists(prot._getTmpPath()) else []
+        )
         log = open(prot.getStdoutLog()).read()
         self.assertIn("launcher.py", log)
         self.assertNotIn("Traceback", log + open(prot.getStderrLog()).read())
 
     def test_separate_half_maps(self):
         one, two = (self.importVolume(path) for path in self.paths[1:])
-        prot = self.enhance(useHalfMapsInsteadVol=True, halfMapsAttached=False, inputHalf1=one, inputHalf2=two,
-                            modelType=MODEL_WIDE, symmetryGroup="c2", checkTrust=True)
+        prot = self.enhance(
+            useHalfMapsInsteadVol=True,
+            halfMapsAttached=False,
+            inputHalf1=one,
+            inputHalf2=two,
+            modelType=MODEL_WIDE,
+            symmetryGroup="c2",
+            checkTrust=True,
+        )
         self.checkOutput(prot)
         parents = [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volume)]
         self.assertIn(one.getObjId(), parents)
@@ -253,8 +371,14 @@ class TestEnhance(EnhanceTest):
             self.assertIn(words, "\n".join(prot.summary()))
 
     def test_single_map_with_statistics_and_cleaning(self):
-        prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_STATS, noiseMean=-0.001, noiseStd=0.07,
-                            modelType=MODEL_HIGHRES, performCleaningStep=True)
+        prot = self.enhance(
+            inputVolume=self.volume,
+            normalization=NORMALIZATION_STATS,
+            noiseMean=-0.001,
+            noiseStd=0.07,
+            modelType=MODEL_HIGHRES,
+            performCleaningStep=True,
+        )
         self.checkOutput(prot)
         summary = "\n".join(prot.summary())
         self.assertIn("mean -0.001, standard deviation 0.07", summary)
@@ -287,8 +411,12 @@ class TestEnhance(EnhanceTest):
         self.assertIn("broken.hd5", message)
         self.assertNotIn("\n", message)
         self.assertFalse(hasattr(prot, "Volume"))
-        self.assertEqual([name for name in os.listdir(prot._getExtraPath()) if name.endswith(".mrc")], [])
-        self.assertIn("broken.hd5", open(prot.getStdoutLog()).read() + open(prot.getStderrLog()).read())
+        self.assertEqual(
+            [name for name in os.listdir(prot._getExtraPath()) if name.endswith(".mrc")], []
+        )
+        self.assertIn(
+            "broken.hd5", open(prot.getStdoutLog()).read() + open(prot.getStderrLog()).read()
+        )
 
     @contextlib.contextmanager
     def insteadOfTheProgram(self, command):
@@ -317,7 +445,9 @@ class TestEnhance(EnhanceTest):
             self.proj.stopProtocol(prot)
         self.assertEqual(prot.getStatus(), STATUS_ABORTED)
         self.assertEqual([path.name for path in log.parent.iterdir()], ["enhanced.log"])
-        sleeping = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
+        sleeping = subprocess.run(
+            ["ps", "-eo", "args"], capture_output=True, text=True
+        ).stdout.splitlines()
         self.assertNotIn("sleep 987", sleeping)
 
     def test_gpu_that_is_not_there(self):
@@ -331,7 +461,9 @@ class TestEnhance(EnhanceTest):
         prot = self.enhance(inputVolume=self.importVolume(path, shifts=None))
         with mrcfile.open(prot.Volume.getFileName()) as mrc:
             self.assertEqual(mrc.header.origin.tolist(), (1.0, 2.0, 3.0))
-        np.testing.assert_allclose(prot.Volume.getOrigin().getShifts(), [-n * RATE / 2 for n in SHAPE[::-1]])
+        np.testing.assert_allclose(
+            prot.Volume.getOrigin().getShifts(), [-n * RATE / 2 for n in SHAPE[::-1]]
+        )
 
     def test_set_of_volumes(self):
         folder = self.getOutputPath("set")
@@ -345,13 +477,18 @@ class TestEnhance(EnhanceTest):
         self.assertEqual(prot.Volumes.getSize(), 2)
         self.assertAlmostEqual(prot.Volumes.getSamplingRate(), RATE)
         names = set()
-        for volume, source in zip(prot.Volumes.iterItems(iterate=False), volumes.iterItems(iterate=False), strict=True):
+        for volume, source in zip(
+            prot.Volumes.iterItems(iterate=False), volumes.iterItems(iterate=False), strict=True
+        ):
             self.assertEqual(volume.getObjId(), source.getObjId())
             np.testing.assert_allclose(volume.getOrigin().getShifts(), SHIFTS)
             self.assertEqual(volume.getDim(), SHAPE[::-1])
             names.add(volume.getFileName())
         self.assertEqual(len(names), 2)
-        self.assertIn(volumes.getObjId(), [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volumes)])
+        self.assertIn(
+            volumes.getObjId(),
+            [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volumes)],
+        )
         summary = "\n".join(prot.summary())
         self.assertIn("*Volume 1*", summary)
         self.assertIn("*Volume 2*", summary)
@@ -359,6 +496,7 @@ class TestEnhance(EnhanceTest):
     def test_formats(self):
         """A map that is not an MRC file is converted."""
         from pwem.emlib.image import ImageHandler
+
         path = self.getOutputPath("spider.vol")
         ImageHandler().convert(self.paths[0], path)
         prot = self.enhance(inputVolume=self.importVolume(path, shifts=None))
@@ -370,14 +508,22 @@ class TestEnhance(EnhanceTest):
 
     def test_mask_with_embedded_weights(self):
         """The mask says where the noise is measured, and what is outside of it becomes zero."""
-        prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_MASK, inputMask=self.importMask(self.mask))
+        prot = self.enhance(
+            inputVolume=self.volume,
+            normalization=NORMALIZATION_MASK,
+            inputMask=self.importMask(self.mask),
+        )
         self.assertFalse(self.checkOutput(prot)[~self.mask].any())
         self.assertRegex("\n".join(prot.summary()), r"Noise: .* \(from outside the mask\)")
 
     def test_soft_mask_is_made_binary(self):
         from deepemhancer_plugin.protocols.maps import writeBinaryMask
+
         soft = self.mask * 0.75 + 0.1
-        source, target = writeMap(self.getOutputPath("soft.mrc"), soft), self.getOutputPath("hard.mrc")
+        source, target = (
+            writeMap(self.getOutputPath("soft.mrc"), soft),
+            self.getOutputPath("hard.mrc"),
+        )
         writeBinaryMask((0, source), target, 0.5)
         np.testing.assert_array_equal(mrcfile.read(target) > 0, self.mask)
         with self.assertRaisesRegex(Exception, "no voxel lies above the mask threshold 2"):
@@ -396,11 +542,13 @@ class TestOfficial(EnhanceTest):
         cls.models = os.path.abspath(cls.getOutputPath("models"))
         folder = os.path.join(cls.models, "production_checkpoints")
         os.makedirs(folder, exist_ok=True)
-        code = (f"import sys; sys.path.insert(0, {str(CHECKPOINT_WRITER.parent)!r}); import official_checkpoint as o;"
-                f"o.write_small({folder + '/deepEMhancer_tightTarget.hd5'!r}, seed=1);"
-                f"o.write_small({folder + '/deepEMhancer_wideTarget.hd5'!r}, seed=2);"
-                f"o.write_small({folder + '/deepEMhancer_masked.hd5'!r}, seed=3,"
-                f" normalization=o.norm_fun('inputNormalizationWithMask_2'))")
+        code = (
+            f"import sys; sys.path.insert(0, {str(CHECKPOINT_WRITER.parent)!r}); import official_checkpoint as o;"
+            f"o.write_small({folder + '/deepEMhancer_tightTarget.hd5'!r}, seed=1);"
+            f"o.write_small({folder + '/deepEMhancer_wideTarget.hd5'!r}, seed=2);"
+            f"o.write_small({folder + '/deepEMhancer_masked.hd5'!r}, seed=3,"
+            f" normalization=o.norm_fun('inputNormalizationWithMask_2'))"
+        )
         command = f"{Plugin.getActivation()} && python -c {shlex.quote(code)}"
         subprocess.run(["bash", "-c", command], check=True, env=Plugin.getEnviron())
         cls.saved = Plugin.getVar(DEEPEMHANCER_MODELS)
@@ -412,15 +560,27 @@ class TestOfficial(EnhanceTest):
         del os.environ[DEEPEMHANCER_MODELS]
 
     def test_official_weights(self):
-        prot = self.enhance(inputVolume=self.volume, useHalfMapsInsteadVol=True, weights=WEIGHTS_OFFICIAL)
+        prot = self.enhance(
+            inputVolume=self.volume, useHalfMapsInsteadVol=True, weights=WEIGHTS_OFFICIAL
+        )
         self.assertEqual(prot.Volume.getDim(), SHAPE[::-1])
         self.assertRegex("\n".join(prot.summary()), "tightTarget.*, official weights")
-        self.assertIn("highRes", " ".join(self.protocol(inputVolume=self.volume, weights=WEIGHTS_OFFICIAL,
-                                                        modelType=MODEL_HIGHRES).validate()))  # that file is not there
+        self.assertIn(
+            "highRes",
+            " ".join(
+                self.protocol(
+                    inputVolume=self.volume, weights=WEIGHTS_OFFICIAL, modelType=MODEL_HIGHRES
+                ).validate()
+            ),
+        )  # that file is not there
 
     def test_mask(self):
-        prot = self.enhance(inputVolume=self.volume, normalization=NORMALIZATION_MASK, inputMask=self.importMask(self.mask),
-                            weights=WEIGHTS_OFFICIAL)
+        prot = self.enhance(
+            inputVolume=self.volume,
+            normalization=NORMALIZATION_MASK,
+            inputMask=self.importMask(self.mask),
+            weights=WEIGHTS_OFFICIAL,
+        )
         self.assertRegex("\n".join(prot.summary()), "masked.*, official weights")
         self.assertIn("a mask of the protein", prot.methods()[0])
         parents = [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volume)]

@@ -3,6 +3,7 @@
 The GPUs are pretended, so a small program stands between the activation and Python: it writes down which GPU the queue gave to
 the job and which one the program was told to use, and lets the program run on the CPU instead.
 """
+
 import json
 import os
 import shutil
@@ -19,7 +20,13 @@ from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.tests.base import CHECKOUT, SHAPE, EnhanceTest, writeMap
 
 HOSTS = CHECKOUT / "docs" / "hosts.conf"
-QUEUE = {"JOB_GPUS": "1", "JOB_CPUS": "1", "JOB_MEMORY": "2G", "JOB_TIME": "00:10:00", "QUEUE_FOR_JOBS": "N"}
+QUEUE = {
+    "JOB_GPUS": "1",
+    "JOB_CPUS": "1",
+    "JOB_MEMORY": "2G",
+    "JOB_TIME": "00:10:00",
+    "QUEUE_FOR_JOBS": "N",
+}
 
 RECORDER = """#!{python}
 import json, os, subprocess, sys, time
@@ -44,11 +51,19 @@ os.execv({python!r}, [{python!r}, *arguments])
 
 
 def slurmRuns():
-    return shutil.which("sinfo") and subprocess.run(["sinfo", "-h"], capture_output=True).stdout.strip()
+    return (
+        shutil.which("sinfo")
+        and subprocess.run(["sinfo", "-h"], capture_output=True).stdout.strip()
+    )
 
 
-@unittest.skipUnless(slurmRuns(), "no SLURM answers here: as root, on a throw-away machine, run `.ci/scipion slurm`")
-@unittest.skipUnless(HOSTS.exists(), f"{HOSTS} is part of the source, not of the installed package: run the tests in a checkout")
+@unittest.skipUnless(
+    slurmRuns(), "no SLURM answers here: as root, on a throw-away machine, run `.ci/scipion slurm`"
+)
+@unittest.skipUnless(
+    HOSTS.exists(),
+    f"{HOSTS} is part of the source, not of the installed package: run the tests in a checkout",
+)
 class TestSlurm(EnhanceTest):
     @classmethod
     def setUpClass(cls):
@@ -60,14 +75,18 @@ class TestSlurm(EnhanceTest):
             folder.mkdir(parents=True, exist_ok=True)
         cls.record(pause=3)
         activation = f"{Plugin.getActivation()} && export PATH={cls.bin}:$PATH"
-        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = activation
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = (
+            activation
+        )
         os.environ["SCIPION_HOSTS"] = pw.Config.SCIPION_HOSTS = str(HOSTS)
         cls.proj._loadHosts(None)
 
     @classmethod
     def tearDownClass(cls):
         activation, pw.Config.SCIPION_HOSTS = cls.saved
-        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = activation
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = (
+            activation
+        )
         del os.environ["SCIPION_HOSTS"]
 
     @classmethod
@@ -97,20 +116,26 @@ class TestSlurm(EnhanceTest):
             if until(prot):
                 return prot
             time.sleep(1)
-        self.fail(f"{prot.getStatusMessage()} after {seconds} s:\n" +
-                  subprocess.run(["squeue"], capture_output=True, text=True).stdout)
+        self.fail(
+            f"{prot.getStatusMessage()} after {seconds} s:\n"
+            + subprocess.run(["squeue"], capture_output=True, text=True).stdout
+        )
 
     def readRecords(self, expected):
         records = [json.loads(path.read_text()) for path in sorted(self.records.iterdir())]
         self.assertEqual(len(records), expected)
         for record in records:
-            print(f"\n| {record['job']} | {','.join(record['given'])} | {','.join(record['used'])} | {record['wall']:.0f} s |",
-                  end="")
+            print(
+                f"\n| {record['job']} | {','.join(record['given'])} | {','.join(record['used'])} | {record['wall']:.0f} s |",
+                end="",
+            )
         return records
 
     def test_jobs_use_the_gpu_they_were_given(self):
         """Two protocols at once, both with GPU 0 in the form: each uses the GPU of its own job."""
-        protocols = [self.wait(prot) for prot in [self.submit(gpuList="0"), self.submit(gpuList="0")]]
+        protocols = [
+            self.wait(prot) for prot in [self.submit(gpuList="0"), self.submit(gpuList="0")]
+        ]
         for prot in protocols:
             self.assertTrue(prot.isFinished(), prot.getErrorMessage())
             self.assertTrue(os.path.exists(prot.Volume.getFileName()))
@@ -140,11 +165,16 @@ class TestSlurm(EnhanceTest):
         """As one job and by steps: the protocol ends as failed, the reason is in its message and in its log."""
         weights = self.getOutputPath("broken.hd5")
         Path(weights).write_text("no weights")
-        submitted = [self.submit(steps, weights=WEIGHTS_FILE, weightsFile=weights) for steps in "NY"]
+        submitted = [
+            self.submit(steps, weights=WEIGHTS_FILE, weightsFile=weights) for steps in "NY"
+        ]
         for prot in map(self.wait, submitted):
             self.assertTrue(prot.isFailed(), prot.getStatusMessage())
             self.assertIn("broken.hd5", prot.getErrorMessage())
-            self.assertIn("broken.hd5", Path(prot.getStdoutLog()).read_text() + Path(prot.getStderrLog()).read_text())
+            self.assertIn(
+                "broken.hd5",
+                Path(prot.getStdoutLog()).read_text() + Path(prot.getStderrLog()).read_text(),
+            )
             self.assertEqual(list(Path(prot._getExtraPath()).glob("*.mrc")), [])
 
     def test_cancelled_job_leaves_nothing(self):
@@ -172,4 +202,6 @@ class TestSlurm(EnhanceTest):
 
 
 def queued(jobs):
-    return subprocess.run(["squeue", "-h", "-j", ",".join(jobs)], capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["squeue", "-h", "-j", ",".join(jobs)], capture_output=True, text=True
+    ).stdout

@@ -1,4 +1,5 @@
 """RELION's refinement with the enhancer: its form, what RELION is told, and a real refinement with RELION where it is installed."""
+
 import json
 import os
 import shutil
@@ -60,20 +61,37 @@ def writeParticles(folder):
     places = blobs()
     axis = (np.arange(BOX) - BOX // 2) * PIXEL
     density = gaussians(places, axis, axis, axis)
-    angles = np.stack([rng.uniform(-180, 180, NUMBER), np.rad2deg(np.arccos(rng.uniform(-1, 1, NUMBER))), rng.uniform(-180, 180, NUMBER)], 1)
+    angles = np.stack(
+        [
+            rng.uniform(-180, 180, NUMBER),
+            np.rad2deg(np.arccos(rng.uniform(-1, 1, NUMBER))),
+            rng.uniform(-180, 180, NUMBER),
+        ],
+        1,
+    )
     images = np.stack([gaussians((places @ matrix(*view).T)[:, :2], axis, axis) for view in angles])
     images += rng.normal(0, 2 * images.std(), images.shape)
-    with mrcfile.new(f"{folder}/particles.mrcs", (images / images.std()).astype(np.float32), overwrite=True) as mrc:
+    with mrcfile.new(
+        f"{folder}/particles.mrcs", (images / images.std()).astype(np.float32), overwrite=True
+    ) as mrc:
         mrc.voxel_size = PIXEL
         mrc.set_image_stack()
-    rows = [f"{number + 1:06d}@particles.mrcs {rot:.3f} {tilt:.3f} {psi:.3f} 0 0 1" for number, (rot, tilt, psi) in enumerate(angles)]
-    Path(folder, "particles.star").write_text(STAR.format(pixel=PIXEL, box=BOX) + "\n".join(rows) + "\n")
+    rows = [
+        f"{number + 1:06d}@particles.mrcs {rot:.3f} {tilt:.3f} {psi:.3f} 0 0 1"
+        for number, (rot, tilt, psi) in enumerate(angles)
+    ]
+    Path(folder, "particles.star").write_text(
+        STAR.format(pixel=PIXEL, box=BOX) + "\n".join(rows) + "\n"
+    )
     return f"{folder}/particles.star", writeMap(f"{folder}/reference.mrc", density, PIXEL)
 
 
 def gaussians(places, *axes, width=PIXEL):
     """A sum of Gaussians, as wide as a voxel; places (n, d) as x, y(, z); axes as (z,) y, x."""
-    factors = [np.exp(-(axis[None] - places[:, d, None]) ** 2 / (2 * width ** 2)) for d, axis in enumerate(reversed(axes))]
+    factors = [
+        np.exp(-((axis[None] - places[:, d, None]) ** 2) / (2 * width**2))
+        for d, axis in enumerate(reversed(axes))
+    ]
     return np.einsum("nx,ny->yx" if len(axes) == 2 else "nx,ny,nz->zyx", *factors)
 
 
@@ -82,9 +100,15 @@ def matrix(rot, tilt, psi):
     a, b, g = np.deg2rad([rot, tilt, psi])
 
     def about_z(angle):
-        return np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        return np.array(
+            [[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+        )
 
-    return about_z(g) @ np.array([[np.cos(b), 0, -np.sin(b)], [0, 1, 0], [np.sin(b), 0, np.cos(b)]]) @ about_z(a)
+    return (
+        about_z(g)
+        @ np.array([[np.cos(b), 0, -np.sin(b)], [0, 1, 0], [np.sin(b), 0, np.cos(b)]])
+        @ about_z(a)
+    )
 
 
 class RelionTest(EnhanceTest):
@@ -93,19 +117,33 @@ class RelionTest(EnhanceTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.home = Path(cls.getOutputPath("relion-3.1")).absolute()  # as scipion-em-relion wants it: programs below bin
+        cls.home = Path(
+            cls.getOutputPath("relion-3.1")
+        ).absolute()  # as scipion-em-relion wants it: programs below bin
         (cls.home / "bin").mkdir(parents=True, exist_ok=True)
         from relion import Plugin as Relion
+
         cls.relion, cls.saved = Relion, Relion._vars.get("RELION_HOME")
-        environ = {"RELION_HOME": str(cls.home), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-                   "DEEPEMHANCER_RELION_LOCK": str(cls.home / "lock"),  # not to wait for other refinements of this machine
-                   "SCIPION_MPI_FLAGS": "--oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none"}
+        environ = {
+            "RELION_HOME": str(cls.home),
+            "OMPI_ALLOW_RUN_AS_ROOT": "1",
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            "DEEPEMHANCER_RELION_LOCK": str(
+                cls.home / "lock"
+            ),  # not to wait for other refinements of this machine
+            "SCIPION_MPI_FLAGS": "--oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none",
+        }
         cls.environ = {name: os.environ.get(name) for name in environ}
         os.environ.update(environ)
         Relion._vars["RELION_HOME"] = str(cls.home)
         star, reference = writeParticles(cls.getOutputPath(""))
         cls.reference = cls.importVolume(reference, shifts=None, rate=PIXEL)
-        prot = cls.newProtocol(ProtImportParticles, importFrom=ProtImportParticles.IMPORT_FROM_RELION, starFile=star, samplingRate=PIXEL)
+        prot = cls.newProtocol(
+            ProtImportParticles,
+            importFrom=ProtImportParticles.IMPORT_FROM_RELION,
+            starFile=star,
+            samplingRate=PIXEL,
+        )
         cls.launchProtocol(prot)
         cls.particles = prot.outputParticles
 
@@ -132,11 +170,29 @@ class RelionTest(EnhanceTest):
     @classmethod
     def refine(cls, **arguments):
         """A refinement from the particles' own orientations: 3.7 degrees and local searches from the beginning."""
-        return cls.newProtocol(ProtRelionRefineDeepEMhancer, **{
-            "inputParticles": cls.particles, "referenceVolume": cls.reference, "copyAlignment": True, "doCTF": False, "maskDiameterA": 55,
-            "initialLowPassFilterA": 10, "angularSamplingDeg": 3, "localSearchAutoSamplingDeg": 3, "offsetSearchRangePix": 1.0,
-            "useFinerSamplingFaster": True, "skipPadding": False, "pooledParticles": 30, "doGpu": False, "numberOfMpi": 3, "enhanceFrom": 3,
-            "enhancerGpus": "-1", "extraParams": "--random_seed 7 --minimum_angular_sampling 3.5 --low_resol_join_halves 20", **arguments})
+        return cls.newProtocol(
+            ProtRelionRefineDeepEMhancer,
+            **{
+                "inputParticles": cls.particles,
+                "referenceVolume": cls.reference,
+                "copyAlignment": True,
+                "doCTF": False,
+                "maskDiameterA": 55,
+                "initialLowPassFilterA": 10,
+                "angularSamplingDeg": 3,
+                "localSearchAutoSamplingDeg": 3,
+                "offsetSearchRangePix": 1.0,
+                "useFinerSamplingFaster": True,
+                "skipPadding": False,
+                "pooledParticles": 30,
+                "doGpu": False,
+                "numberOfMpi": 3,
+                "enhanceFrom": 3,
+                "enhancerGpus": "-1",
+                "extraParams": "--random_seed 7 --minimum_angular_sampling 3.5 --low_resol_join_halves 20",
+                **arguments,
+            },
+        )
 
 
 @unittest.skipUnless(find_spec("relion"), "scipion-em-relion is not installed")
@@ -144,9 +200,11 @@ class TestForm(RelionTest):
     """What RELION and the hook are told, with stand-ins for RELION's programs and for the inference environment."""
 
     def setUp(self):
-        self.programs(relion_refine_mpi='echo "$@" >arguments; sh -c "$RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE x_external_reconstruct.star"; '
-                                        'echo "{}" >>deepemhancer.jsonl',
-                      relion_external_reconstruct="")
+        self.programs(
+            relion_refine_mpi='echo "$@" >arguments; sh -c "$RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE x_external_reconstruct.star"; '
+            'echo "{}" >>deepemhancer.jsonl',
+            relion_external_reconstruct="",
+        )
 
     def test_valid(self):
         self.assertEqual(self.refine().validate(), [])
@@ -157,15 +215,22 @@ class TestForm(RelionTest):
                 self.assertGreater(len(param.help.get("")), 20, name)
 
     def test_mistakes(self):
-        for arguments, words in (({"weights": WEIGHTS_FILE, "weightsFile": "/nowhere.npz"}, "/nowhere.npz does not exist"),
-                                 ({"weights": WEIGHTS_OFFICIAL}, "scipion3 installb deepemhancer_models"),
-                                 ({"enhancerGpus": "0;1"}, "*GPUs of the enhancer* 0;1"),
-                                 ({"numberOfMpi": 1}, "at least 3 MPI")):  # RELION's own check
+        for arguments, words in (
+            (
+                {"weights": WEIGHTS_FILE, "weightsFile": "/nowhere.npz"},
+                "/nowhere.npz does not exist",
+            ),
+            ({"weights": WEIGHTS_OFFICIAL}, "scipion3 installb deepemhancer_models"),
+            ({"enhancerGpus": "0;1"}, "*GPUs of the enhancer* 0;1"),
+            ({"numberOfMpi": 1}, "at least 3 MPI"),
+        ):  # RELION's own check
             self.assertIn(words, " ".join(self.refine(**arguments).validate()))
         (self.home / "bin" / "relion_external_reconstruct").unlink()
         path, os.environ["PATH"] = os.environ["PATH"], "/nowhere"
         try:
-            self.assertIn("relion_external_reconstruct is not in", " ".join(self.refine()._validate()))
+            self.assertIn(
+                "relion_external_reconstruct is not in", " ".join(self.refine()._validate())
+            )
         finally:
             os.environ["PATH"] = path
 
@@ -179,10 +244,22 @@ class TestForm(RelionTest):
         self.assertIn("Blush", " ".join(prot._validate()))
 
     def test_options(self):
-        options = self.refine(enhanceFrom=5, modelType=MODEL_WIDE, enhancerGpus=" 0, 1")._hookOptions()
-        self.assertEqual(options, {"healpix_order": 5, "weights": "embedded", "variant": "wideTarget", "gpu": "0,1"})
+        options = self.refine(
+            enhanceFrom=5, modelType=MODEL_WIDE, enhancerGpus=" 0, 1"
+        )._hookOptions()
+        self.assertEqual(
+            options,
+            {"healpix_order": 5, "weights": "embedded", "variant": "wideTarget", "gpu": "0,1"},
+        )
         options = self.refine(weights=WEIGHTS_OFFICIAL, enhancerGpus="")._hookOptions()
-        self.assertEqual(options, {"healpix_order": 3, "weights": str(Plugin.getCheckpoint("tightTarget")), "variant": "tightTarget"})
+        self.assertEqual(
+            options,
+            {
+                "healpix_order": 3,
+                "weights": str(Plugin.getCheckpoint("tightTarget")),
+                "variant": "tightTarget",
+            },
+        )
 
     def test_citations(self):
         text = " ".join(self.refine().citations())
@@ -193,7 +270,9 @@ class TestForm(RelionTest):
         prot = self.refine()
         wizard = Domain.findWizards(prot, "tkinter")["maskDiameterA"]()
         self.assertEqual(wizard._getParameters(prot)["value"], 55 / 2)
-        self.assertIn("RelionViewer", [viewer.__name__ for viewer in Domain.findViewers(prot, "tkinter")])
+        self.assertIn(
+            "RelionViewer", [viewer.__name__ for viewer in Domain.findViewers(prot, "tkinter")]
+        )
 
     def run_with(self, prot):
         """Runs the steps that start RELION, in a folder with a blank in its name; returns what was printed."""
@@ -204,7 +283,7 @@ class TestForm(RelionTest):
         executor = Executor(str(folder))
         prot._stepsExecutor = executor
         prot._insertAllSteps()
-        step, = (step for step in prot._steps if step.funcName.get() == "runRelionStep")
+        (step,) = (step for step in prot._steps if step.funcName.get() == "runRelionStep")
         step._runFunc()
         return folder, executor.output
 
@@ -213,25 +292,51 @@ class TestForm(RelionTest):
         prot = self.refine(enhanceFrom=5, modelType=MODEL_WIDE)
         os.environ["PYTHONPATH"] = "/scipions/own"
         activation = Plugin._vars["DEEPEMHANCER_ENV_ACTIVATION"]
-        Plugin._vars["DEEPEMHANCER_ENV_ACTIVATION"] = 'python() { echo "$@" "$DEEPEMHANCER_RELION_CONFIG" "path:$PYTHONPATH"; }; true'
+        Plugin._vars["DEEPEMHANCER_ENV_ACTIVATION"] = (
+            'python() { echo "$@" "$DEEPEMHANCER_RELION_CONFIG" "path:$PYTHONPATH"; }; true'
+        )
         try:
             folder, output = self.run_with(prot)
         finally:
             Plugin._vars["DEEPEMHANCER_ENV_ACTIVATION"] = activation
             del os.environ["PYTHONPATH"]
         launcher, config = Path(Plugin.getCommand([]).split()[-1]), folder / "deepemhancer.toml"
-        self.assertEqual(output.splitlines(), [f"{launcher} relion x_external_reconstruct.star {config} path:"] * 3)  # of 3 processes
+        self.assertEqual(
+            output.splitlines(),
+            [f"{launcher} relion x_external_reconstruct.star {config} path:"] * 3,
+        )  # of 3 processes
         self.assertIn("--external_reconstruct", (folder / "arguments").read_text().split())
         # The program understands the options
-        code = ("import os, runpy, json, dataclasses; runpy.run_path(os.environ['LAUNCHER']);"
-                "from deepemhancer_plugin.core.relion.settings import settings_from;"
-                "print(json.dumps(dataclasses.asdict(settings_from(os.environ))))")
-        settings = subprocess.run(["bash", "-c", f'{Plugin.getActivation()} && python -c "{code}"'], check=True, capture_output=True,
-                                  text=True, env={**Plugin.getEnviron(), "LAUNCHER": str(launcher), "DEEPEMHANCER_RELION_CONFIG": str(config)})
+        code = (
+            "import os, runpy, json, dataclasses; runpy.run_path(os.environ['LAUNCHER']);"
+            "from deepemhancer_plugin.core.relion.settings import settings_from;"
+            "print(json.dumps(dataclasses.asdict(settings_from(os.environ))))"
+        )
+        settings = subprocess.run(
+            ["bash", "-c", f'{Plugin.getActivation()} && python -c "{code}"'],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={
+                **Plugin.getEnviron(),
+                "LAUNCHER": str(launcher),
+                "DEEPEMHANCER_RELION_CONFIG": str(config),
+            },
+        )
         settings = json.loads(settings.stdout)
-        self.assertEqual({name: settings[name] for name in ("healpix_order", "variant", "gpu", "log", "reconstruct")},
-                         {"healpix_order": 5, "variant": "wideTarget", "gpu": "-1", "log": str(folder / "deepemhancer.jsonl"),
-                          "reconstruct": str(self.home / "bin" / "relion_external_reconstruct")})
+        self.assertEqual(
+            {
+                name: settings[name]
+                for name in ("healpix_order", "variant", "gpu", "log", "reconstruct")
+            },
+            {
+                "healpix_order": 5,
+                "variant": "wideTarget",
+                "gpu": "-1",
+                "log": str(folder / "deepemhancer.jsonl"),
+                "reconstruct": str(self.home / "bin" / "relion_external_reconstruct"),
+            },
+        )
 
     def test_a_refinement_without_the_hook_is_none_of_ours(self):
         self.programs(relion_refine_mpi="", relion_external_reconstruct="")
@@ -240,19 +345,27 @@ class TestForm(RelionTest):
 
     def test_failure_says_why(self):
         """The enhancer's own words, not mpirun's command; and what failed is not counted."""
-        self.programs(relion_refine_mpi="""echo '{"enhanced": true, "iteration": 5, "error": "no such weights"}' >>deepemhancer.jsonl; exit 1""",
-                      relion_external_reconstruct="")
+        self.programs(
+            relion_refine_mpi="""echo '{"enhanced": true, "iteration": 5, "error": "no such weights"}' >>deepemhancer.jsonl; exit 1""",
+            relion_external_reconstruct="",
+        )
         prot = self.refine()
-        with self.assertRaisesRegex(Exception, "^RELION stopped because the enhancement failed: no such weights$"):
+        with self.assertRaisesRegex(
+            Exception, "^RELION stopped because the enhancement failed: no such weights$"
+        ):
             self.run_with(prot)
         self.assertIn("No half map enhanced yet.", prot._summary())
 
     def test_halves_that_the_hook_left_to_relion_are_counted(self):
-        self.programs(relion_refine_mpi="""echo '{"enhanced": false, "iteration": 5, "kept": 0.3}' >>deepemhancer.jsonl""",
-                      relion_external_reconstruct="")
+        self.programs(
+            relion_refine_mpi="""echo '{"enhanced": false, "iteration": 5, "kept": 0.3}' >>deepemhancer.jsonl""",
+            relion_external_reconstruct="",
+        )
         prot = self.refine()
         self.run_with(prot)
-        self.assertIn("took too much of them for noise: 3", " ".join(prot._summary()))  # a call of each of 3 processes
+        self.assertIn(
+            "took too much of them for noise: 3", " ".join(prot._summary())
+        )  # a call of each of 3 processes
 
 
 class Executor:
@@ -264,10 +377,19 @@ class Executor:
     def runJob(self, _log, program, arguments, numberOfMpi, env, **_):
         from pyworkflow.protocol import HostConfig
         from pyworkflow.utils.process import buildRunCommand
+
         host = HostConfig()
         host.mpiCommand.set("mpirun -np %(JOB_NODES)d %(COMMAND)s")
         command = buildRunCommand(program, arguments, numberOfMpi, host, env)
-        done = subprocess.run(command, shell=True, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=self.folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.output = done.stdout
         done.check_returncode()
 
@@ -285,9 +407,15 @@ prot = cls()
 print(prot.getParam("relionMissing").help.get(), *prot.validate(), *cls.validateInstallation(), *prot.summary(), sep="\\n")
 assert not cls.isInstalled()
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual([line.count("installp -p scipion-em-relion") for line in done.stdout.splitlines()[-4:]], [1] * 4, done.stdout)
+        self.assertEqual(
+            [line.count("installp -p scipion-em-relion") for line in done.stdout.splitlines()[-4:]],
+            [1] * 4,
+            done.stdout,
+        )
 
 
 @unittest.skipUnless(find_spec("relion"), "scipion-em-relion is not installed")
@@ -307,15 +435,25 @@ class TestRefinement(RelionTest):
         last = max(call["iteration"] for call in calls)
         first = min(call["iteration"] for call in calls if call["enhanced"])
         self.assertGreater(first, 1)
-        self.assertEqual(sorted((call["iteration"], call["half"]) for call in calls if call["enhanced"]),
-                         [(iteration, half) for iteration in range(first, last) for half in (1, 2)])
-        self.assertTrue(all(call["healpix_order"] == 2 for call in calls if call["iteration"] < first))
+        self.assertEqual(
+            sorted((call["iteration"], call["half"]) for call in calls if call["enhanced"]),
+            [(iteration, half) for iteration in range(first, last) for half in (1, 2)],
+        )
+        self.assertTrue(
+            all(call["healpix_order"] == 2 for call in calls if call["iteration"] < first)
+        )
         self.assertEqual([call["half"] for call in calls if call["iteration"] == last], [None])
-        self.assertIn(f"Half maps enhanced: {2 * (last - first)}, in iterations {first} to {last - 1}", prot.summary())
+        self.assertIn(
+            f"Half maps enhanced: {2 * (last - first)}, in iterations {first} to {last - 1}",
+            prot.summary(),
+        )
         self.assertEqual(prot.outputVolume.getDim(), (BOX,) * 3)
         self.assertAlmostEqual(prot.outputVolume.getSamplingRate(), PIXEL)
         self.assertEqual(prot.outputParticles.getSize(), NUMBER)
-        self.assertIn(self.particles.getObjId(), [parent.getObjId() for parent in self.proj.getSourceParents(prot.outputVolume)])
+        self.assertIn(
+            self.particles.getObjId(),
+            [parent.getObjId() for parent in self.proj.getSourceParents(prot.outputVolume)],
+        )
         # The references of the next iteration are enhanced, with their solvent at zero; the final half maps are RELION's, with its noise.
         solvent = np.ones((BOX,) * 3, bool)
         solvent[3:-3, 3:-3, 3:-3] = False

@@ -1,4 +1,5 @@
 """The workflow templates: well formed, and run headless by Scipion."""
+
 import json
 import subprocess
 import sys
@@ -31,14 +32,24 @@ class TestTemplates(EnhanceTest):
             for fields in protocolsOf(path):
                 cls = Domain.getProtocols().get(fields["object.className"])
                 if cls is None:
-                    self.assertTrue(fields["object.className"].startswith("Xmipp"), path)  # Xmipp's plugin is not here
+                    self.assertTrue(
+                        fields["object.className"].startswith("Xmipp"), path
+                    )  # Xmipp's plugin is not here
                     continue
                 known = dict(self.newProtocol(cls).getDefinition().iterAllParams())
                 for name in fields:
-                    self.assertTrue(name.startswith("object.") or name in (*known, "runMode", "hostName"), f"{path}: {name}")
+                    self.assertTrue(
+                        name.startswith("object.") or name in (*known, "runMode", "hostName"),
+                        f"{path}: {name}",
+                    )
 
     def test_xmipp_template_only_with_xmipp(self):
-        names = {template.name for template in Domain.getPluginModule("deepemhancer_plugin")._pluginInstance.getTemplates()}
+        names = {
+            template.name
+            for template in Domain.getPluginModule(
+                "deepemhancer_plugin"
+            )._pluginInstance.getTemplates()
+        }
         self.assertLessEqual({"enhance_half_maps", "local_resolution"}, names)
         self.assertEqual("enhance_with_mask" in names, find_spec("xmipp3") is not None)
 
@@ -46,15 +57,30 @@ class TestTemplates(EnhanceTest):
         """Three models side by side, started by one command; the scheduler runs them."""
         if Manager().hasProject(PROJECT):
             Manager().deleteProject(PROJECT)
-        fields = {"project_name": PROJECT, "map": self.paths[0], "half1": self.paths[1], "half2": self.paths[2], "rate": RATE}
-        command = [sys.executable, "-m", "scipion", "template", "deepemhancer_plugin-enhance_half_maps", "--nogui",
-                   *[f"{name}={value}" for name, value in fields.items()]]
+        fields = {
+            "project_name": PROJECT,
+            "map": self.paths[0],
+            "half1": self.paths[1],
+            "half2": self.paths[2],
+            "rate": RATE,
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "scipion",
+            "template",
+            "deepemhancer_plugin-enhance_half_maps",
+            "--nogui",
+            *[f"{name}={value}" for name, value in fields.items()],
+        ]
         result = subprocess.run(command, capture_output=True, text=True, timeout=120)
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         end = time.time() + 240
         while True:
             project = Manager().loadProject(PROJECT)
-            runs = [run for run in project.getRuns(refresh=True) if isinstance(run, ProtDeepEMhancer)]
+            runs = [
+                run for run in project.getRuns(refresh=True) if isinstance(run, ProtDeepEMhancer)
+            ]
             if all(run.isFinished() or run.isFailed() for run in runs) or time.time() > end:
                 break
             time.sleep(3)

@@ -1,4 +1,5 @@
 """The viewers: the numbers behind the figures, the figures, the script for ChimeraX; the form and the viewer in real windows."""
+
 import os
 import re
 import unittest
@@ -25,7 +26,9 @@ class TestSpectra(unittest.TestCase):
 
     def test_resolution(self):
         frequencies = np.arange(6) * 0.1
-        self.assertAlmostEqual(spectra.resolution(frequencies, np.array([1, 1, 0.243, 0.043, 0, 0])), 1 / 0.25)
+        self.assertAlmostEqual(
+            spectra.resolution(frequencies, np.array([1, 1, 0.243, 0.043, 0, 0])), 1 / 0.25
+        )
         self.assertAlmostEqual(spectra.resolution(frequencies, np.ones(6)), 2)
 
     def test_wave_lies_in_its_shell(self):
@@ -38,9 +41,9 @@ class TestSpectra(unittest.TestCase):
     def test_gaussian_falls_like_a_gaussian(self):
         """A blob of width s has the amplitudes exp(-2 pi^2 s^2 / d^2)."""
         grid = sum((axis * 1.5 - 24) ** 2 for axis in np.indices((32, 32, 32)))
-        frequencies, amplitude = spectra.amplitudes(np.exp(-grid / (2 * 2.5 ** 2)), 1.5)
+        frequencies, amplitude = spectra.amplitudes(np.exp(-grid / (2 * 2.5**2)), 1.5)
         slope = np.polyfit(frequencies[1:10] ** 2, np.log(amplitude[1:10]), 1)[0]
-        self.assertAlmostEqual(slope / (-2 * np.pi ** 2 * 2.5 ** 2), 1, places=1)
+        self.assertAlmostEqual(slope / (-2 * np.pi**2 * 2.5**2), 1, places=1)
 
     def test_level_of_same_volume(self):
         volume = np.random.default_rng(0).normal(size=(10, 11, 12))
@@ -60,6 +63,7 @@ class TestViewer(EnhanceTest):
 
     def test_found_by_scipion(self):
         from pwem import Domain
+
         self.assertIn(DeepEMhancerViewer, Domain.findViewers(self.prot, "tkinter"))
 
     def test_chimera_script(self):
@@ -72,7 +76,9 @@ class TestViewer(EnhanceTest):
         self.assertEqual(opened[-1], os.path.abspath(self.prot.Volume.getFileName()))
         for number in (2, 3, 4):
             self.assertIn(f"volume #{number} voxelSize {RATE:g}\n", text)
-            self.assertIn(f"volume #{number} origin {','.join(f'{shift:g}' for shift in SHIFTS)}\n", text)
+            self.assertIn(
+                f"volume #{number} origin {','.join(f'{shift:g}' for shift in SHIFTS)}\n", text
+            )
         levels = [float(level) for level in re.findall(r"level (\S+)", text)]
         self.assertEqual(len(levels), 3)
         self.assertTrue(all(level > 0 for level in levels))
@@ -83,7 +89,7 @@ class TestViewer(EnhanceTest):
         for name, show in viewer._getVisualizeDict().items():
             if name == "showChimera":
                 continue
-            plotter, = show(name)
+            (plotter,) = show(name)
             axes = plotter.getFigure().get_axes()
             self.assertTrue(all(axis.get_xlabel() or axis.get_ylabel() for axis in axes), name)
             path = self.getOutputPath(f"{name}.png")
@@ -95,6 +101,7 @@ class TestViewer(EnhanceTest):
         from matplotlib.figure import Figure
 
         from deepemhancer_plugin.viewers import figures
+
         volume = np.zeros(SHAPE)
         volume[SHAPE[0] // 2, 10, 20] = 1  # in the central slice of z only
         figure = Figure()
@@ -118,6 +125,7 @@ class TestViewer(EnhanceTest):
             # the order matters: form imports project
             from pyworkflow.gui.project.project import ProjectWindow  # isort: skip
             from pyworkflow.gui.form import FormWindow  # isort: skip
+
             window = ProjectWindow(self.proj.path)
             try:
                 window.root.geometry("1300x800+10+10")
@@ -129,11 +137,28 @@ class TestViewer(EnhanceTest):
                 window.root.destroy()
 
     def lookAtForm(self, FormWindow, window):
-        for name, arguments in (("form", {}), ("form_advanced", {"expertLevel": 1, "normalization": 1, "weights": 2,
-                                                                 "performCleaningStep": True})):
-            prot = self.protocol(**{"inputVolume": self.volume, "useHalfMapsInsteadVol": True, "useGpu": True, **arguments})
-            form = FormWindow("Protocol Run: " + prot.getClassName(), prot, lambda *_: None, window,
-                              updateProtocolCallback=lambda *_: None)
+        for name, arguments in (
+            ("form", {}),
+            (
+                "form_advanced",
+                {"expertLevel": 1, "normalization": 1, "weights": 2, "performCleaningStep": True},
+            ),
+        ):
+            prot = self.protocol(
+                **{
+                    "inputVolume": self.volume,
+                    "useHalfMapsInsteadVol": True,
+                    "useGpu": True,
+                    **arguments,
+                }
+            )
+            form = FormWindow(
+                "Protocol Run: " + prot.getClassName(),
+                prot,
+                lambda *_: None,
+                window,
+                updateProtocolCallback=lambda *_: None,
+            )
             form.root.geometry("+20+20")
             form.root.update()
             width, height, colours = photograph(form.root, self.getOutputPath(f"{name}.png"))
@@ -145,9 +170,17 @@ class TestViewer(EnhanceTest):
     def lookAtViewer(self, window):
         from pwem import Domain
         from pyworkflow.gui.form import FormWindow
+
         Domain.findViewers(self.prot, "tkinter")  # as Scipion does; tells the viewer whose it is
         viewer = self.viewer()
-        form = FormWindow("Viewer", viewer, lambda *_: None, window, visualizeDict=viewer._getVisualizeDict(), visualizeMode=True)
+        form = FormWindow(
+            "Viewer",
+            viewer,
+            lambda *_: None,
+            window,
+            visualizeDict=viewer._getVisualizeDict(),
+            visualizeMode=True,
+        )
         form.root.geometry("+20+20")
         width, _, colours = photograph(form.root, self.getOutputPath("viewer.png"))
         self.assertGreater(width, 200)
@@ -157,4 +190,5 @@ class TestViewer(EnhanceTest):
 
 def chimeraProgram():
     from pwem.viewers.viewer_chimera import Chimera
+
     return Chimera.getProgram() or ""

@@ -1,4 +1,5 @@
 """The wizards, without and with a form."""
+
 import numpy as np
 from pwem import Domain
 
@@ -9,6 +10,7 @@ from deepemhancer_plugin.wizards import wizard_enhance as wizards
 
 class Form:
     """What a wizard needs of Scipion's form."""
+
     root = None
 
     def __init__(self, protocol):
@@ -22,7 +24,9 @@ class TestWizards(EnhanceTest):
     def setUp(self):
         self.shown = []
         self.saved = wizards.dialog.showError, wizards.dialog.showInfo
-        wizards.dialog.showError = wizards.dialog.showInfo = lambda title, text, parent: self.shown.append(text)
+        wizards.dialog.showError = wizards.dialog.showInfo = lambda title, text, parent: (
+            self.shown.append(text)
+        )
 
     def tearDown(self):
         wizards.dialog.showError, wizards.dialog.showInfo = self.saved
@@ -41,7 +45,9 @@ class TestWizards(EnhanceTest):
         self.assertEqual(prot.validate(), [])
 
     def test_noise_of_single_map(self):
-        prot = self.protocol(inputVolume=self.importVolume(self.paths[1]), normalization=NORMALIZATION_STATS)
+        prot = self.protocol(
+            inputVolume=self.importVolume(self.paths[1]), normalization=NORMALIZATION_STATS
+        )
         wizards.DeepEMhancerNoiseWizard().show(Form(prot))
         self.assertAlmostEqual(prot.noiseStd.get(), 0.1, delta=0.02)
 

@@ -1,4 +1,5 @@
 """Viewers of the plugin."""
+
 from .viewer_enhance import DeepEMhancerViewer
 from .viewer_localres import DeepResViewer
 

@@ -1,4 +1,5 @@
 """Scripts for ChimeraX: maps in the same place with comparable level sets, and a surface coloured by resolution."""
+
 import os
 
 import mrcfile
@@ -19,7 +20,11 @@ def level(volume):
 
 def levelOfSameVolume(volume, voxels):
     """The contour level of `volume` that encloses the given number of voxels, so that two maps can be compared."""
-    return float(np.partition(volume, -voxels, axis=None)[-voxels]) if 0 < voxels < volume.size else level(volume)
+    return (
+        float(np.partition(volume, -voxels, axis=None)[-voxels])
+        if 0 < voxels < volume.size
+        else level(volume)
+    )
 
 
 def writeScript(path, axes, maps, rate, origin):
@@ -34,7 +39,10 @@ def writeScript(path, axes, maps, rate, origin):
     """
     lines = [f"open {quoted(axes)}"] if axes else []
     for number, (name, kind, threshold) in enumerate(maps, start=len(lines) + 1):
-        lines += [*_placed(number, name, rate, origin), f"volume #{number} style surface step 1 level {threshold:g} color {COLOURS[kind]}"]
+        lines += [
+            *_placed(number, name, rate, origin),
+            f"volume #{number} style surface step 1 level {threshold:g} color {COLOURS[kind]}",
+        ]
         if kind == "input":
             lines += [f"volume #{number} transparency 0.5", f"hide #{number} models"]
     _write(path, lines)
@@ -54,13 +62,27 @@ def writeResolutionScript(path, axes, surface, colours, limits, rate, origin):
     """
     name, threshold = surface
     steps = np.linspace(*limits, 5)
-    shades = [colors.to_hex(colour) for colour in colormaps[RESOLUTION_COLOURS](np.linspace(0, 1, 5))]
+    shades = [
+        colors.to_hex(colour) for colour in colormaps[RESOLUTION_COLOURS](np.linspace(0, 1, 5))
+    ]
     grey = COLOURS["input"]
-    palette = [f"0,{grey}", f"{0.5 * limits[0]:.3f},{grey}", *[f"{step:.3f},{shade}" for step, shade in zip(steps, shades, strict=True)]]
-    _write(path, [f"open {quoted(axes)}", *_placed(2, name, rate, origin), *_placed(3, colours, rate, origin), "hide #3 models",
-                  f"volume #2 style surface step 1 level {threshold:g}",
-                  f"color sample #2 map #3 palette {':'.join(palette)}",
-                  f"key {' '.join(f'{shade}:{step:.1f}' for step, shade in zip(steps, shades, strict=True))}"])
+    palette = [
+        f"0,{grey}",
+        f"{0.5 * limits[0]:.3f},{grey}",
+        *[f"{step:.3f},{shade}" for step, shade in zip(steps, shades, strict=True)],
+    ]
+    _write(
+        path,
+        [
+            f"open {quoted(axes)}",
+            *_placed(2, name, rate, origin),
+            *_placed(3, colours, rate, origin),
+            "hide #3 models",
+            f"volume #2 style surface step 1 level {threshold:g}",
+            f"color sample #2 map #3 palette {':'.join(palette)}",
+            f"key {' '.join(f'{shade}:{step:.1f}' for step, shade in zip(steps, shades, strict=True))}",
+        ],
+    )
 
 
 def writeColours(path, resolution, rate):
@@ -76,8 +98,11 @@ def writeMap(path, data, rate):
 
 
 def _placed(number, name, rate, origin):
-    return [f"open {quoted(name)}", f"volume #{number} voxelSize {rate:g}",
-            f"volume #{number} origin {','.join(f'{value:g}' for value in origin)}"]
+    return [
+        f"open {quoted(name)}",
+        f"volume #{number} voxelSize {rate:g}",
+        f"volume #{number} origin {','.join(f'{value:g}' for value in origin)}",
+    ]
 
 
 def _write(path, lines):

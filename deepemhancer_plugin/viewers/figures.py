@@ -1,4 +1,5 @@
 """What the viewer shows, drawn on a matplotlib figure. Maps are arrays (z, y, x), sampling rates in A/voxel."""
+
 import numpy as np
 
 from deepemhancer_plugin.viewers import spectra
@@ -22,10 +23,19 @@ def slices(figure, before, after, rate):
     for row, (name, volume) in enumerate(zip(NAMES, maps, strict=True)):
         for column, (cut, horizontal, vertical) in enumerate(VIEWS):
             axis = "zyx".index(cut)
-            plane = np.take(volume, volume.shape[axis] // 2, axis)  # rows: the first of the two remaining axes of z, y, x
+            plane = np.take(
+                volume, volume.shape[axis] // 2, axis
+            )  # rows: the first of the two remaining axes of z, y, x
             extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
-            image = axes[row, column].imshow(plane, cmap="gray", origin="lower", vmin=-0.2, vmax=1, extent=extent,
-                                             interpolation="nearest")
+            image = axes[row, column].imshow(
+                plane,
+                cmap="gray",
+                origin="lower",
+                vmin=-0.2,
+                vmax=1,
+                extent=extent,
+                interpolation="nearest",
+            )
             axes[row, column].set_title(f"{name}, centre of {cut}", fontsize=10)
             axes[row, column].set_xlabel(f"{horizontal} (Å)", fontsize=9)
             axes[row, column].set_ylabel(f"{vertical} (Å)", fontsize=9)
@@ -61,7 +71,7 @@ def amplitude_profile(figure, before, after, rate):
     axes.set_title("Amplitude profile")
     top = axes.secondary_xaxis("top")
     marks = [d for d in (20, 10, 7, 5, 4, 3.5, 3, 2.5, 2, 1.5, 1) if 1 / d <= frequencies[-1]]
-    top.set_xticks([1 / d ** 2 for d in marks][-6:], [f"{d:g}" for d in marks][-6:])
+    top.set_xticks([1 / d**2 for d in marks][-6:], [f"{d:g}" for d in marks][-6:])
     top.set_xlabel("d (Å)")
     axes.legend(frameon=False)
 
@@ -71,7 +81,14 @@ def histogram(figure, before, after):
     axes = figure.subplots()
     bins = np.linspace(-1, 2, 121)
     for name, volume, colour in zip(NAMES, (before, after), (BEFORE, AFTER), strict=True):
-        axes.hist(np.clip(scaled(volume).ravel(), -1, 2), bins=bins, histtype="stepfilled", alpha=0.35, color=colour, label=name)
+        axes.hist(
+            np.clip(scaled(volume).ravel(), -1, 2),
+            bins=bins,
+            histtype="stepfilled",
+            alpha=0.35,
+            color=colour,
+            label=name,
+        )
         axes.hist(np.clip(scaled(volume).ravel(), -1, 2), bins=bins, histtype="step", color=colour)
     axes.set_yscale("log")
     axes.set_xlim(-1, 2)
@@ -105,8 +122,21 @@ def resolution_slices(figure, volume, resolution, rate):
         grey, plane = (np.take(map_, position, axis) for map_ in (volume, resolution))
         extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
         shared = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-        axes_.imshow(grey, cmap="gray_r", vmin=np.percentile(volume, 1), vmax=np.percentile(volume, 99.9), **shared)
-        image = axes_.imshow(np.ma.masked_equal(plane, 0), cmap=RESOLUTION_COLOURS, vmin=low, vmax=high, alpha=0.85, **shared)
+        axes_.imshow(
+            grey,
+            cmap="gray_r",
+            vmin=np.percentile(volume, 1),
+            vmax=np.percentile(volume, 99.9),
+            **shared,
+        )
+        image = axes_.imshow(
+            np.ma.masked_equal(plane, 0),
+            cmap=RESOLUTION_COLOURS,
+            vmin=low,
+            vmax=high,
+            alpha=0.85,
+            **shared,
+        )
         axes_.set_title(f"{cut} = {position * rate:.0f} Å", fontsize=10)
         axes_.set_xlabel(f"{horizontal} (Å)", fontsize=9)
         axes_.set_ylabel(f"{vertical} (Å)", fontsize=9)
@@ -125,7 +155,14 @@ def resolution_histogram(figure, resolutions):
     for (name, inside), colour in zip(values.items(), (AFTER, BEFORE), strict=False):
         median = np.median(inside)
         share = np.full(len(inside), 100 / len(inside))
-        axes.hist(np.clip(inside, bins[0], bins[-1]), bins=bins, weights=share, alpha=0.5, color=colour, label=f"{name}: median {median:.2f} Å")
+        axes.hist(
+            np.clip(inside, bins[0], bins[-1]),
+            bins=bins,
+            weights=share,
+            alpha=0.5,
+            color=colour,
+            label=f"{name}: median {median:.2f} Å",
+        )
         axes.axvline(median, color=colour, linewidth=1, linestyle="--")
     axes.set_xlabel("local resolution (Å)")
     axes.set_ylabel("voxels of the mask (%)")

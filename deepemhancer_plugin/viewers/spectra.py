@@ -1,4 +1,5 @@
 """Curves of maps over resolution shells. Arrays are (z, y, x), sampling rates in A/voxel; NumPy only."""
+
 import numpy as np
 
 
@@ -8,7 +9,7 @@ def shells(shape, rate):
     A shell is as wide as one Fourier pixel along the longest axis, so that each holds enough coefficients in any box.
     """
     axes = [np.fft.fftfreq(n, rate) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1], rate)]
-    radius = np.sqrt(sum(axis ** 2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
     width = 1 / (max(shape) * rate)
     index = np.rint(radius / width).astype(int)
     return index, np.arange(int(0.5 / rate / width) + 1) * width

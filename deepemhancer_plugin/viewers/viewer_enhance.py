@@ -1,4 +1,5 @@
 """The viewer of the protocol: ChimeraX, and figures that need nothing but matplotlib."""
+
 import os
 
 import mrcfile
@@ -15,6 +16,7 @@ from deepemhancer_plugin.viewers import chimera, figures
 
 class DeepEMhancerViewer(ProtocolViewer):
     """Shows an enhanced map beside its input."""
+
     _label = "viewer of enhanced maps"
     _targets = [ProtDeepEMhancer]  # noqa: RUF012  (Scipion's own attributes)
     _environments = [DESKTOP_TKINTER]  # noqa: RUF012
@@ -22,25 +24,55 @@ class DeepEMhancerViewer(ProtocolViewer):
     def _defineParams(self, form):
         form.addSection(label="Visualization")
         if self.protocol.isSet():
-            form.addParam("volumeNumber", params.IntParam, default=self._first(), label="Volume number",
-                          help="Which volume of the set the buttons below show.")
-        form.addParam("showChimera", params.LabelParam, label="Maps in ChimeraX",
-                      help="The enhanced map and, hidden at first, its input, in the same place; the contour level of the input "
-                           "encloses as many voxels as that of the enhanced map.")
-        form.addParam("showSlices", params.LabelParam, label="Central slices",
-                      help="Slices through the centre of the box before and after, on one scale.\n"
-                           "Look for parts of the protein that are there before and gone after: then try the *wide target*.")
-        form.addParam("showFsc", params.LabelParam, label="FSC between the half maps",
-                      help="The resolution of the input. The enhanced map has no resolution that could be measured: its solvent "
-                           "is set to zero and its amplitudes are those that the network expects.")
-        form.addParam("showProfile", params.LabelParam, label="Amplitude profile",
-                      help="ln F against 1/d²: how strong the details of each size are before and after.")
-        form.addParam("showHistogram", params.LabelParam, label="Histogram",
-                      help="How often each density occurs before and after.")
+            form.addParam(
+                "volumeNumber",
+                params.IntParam,
+                default=self._first(),
+                label="Volume number",
+                help="Which volume of the set the buttons below show.",
+            )
+        form.addParam(
+            "showChimera",
+            params.LabelParam,
+            label="Maps in ChimeraX",
+            help="The enhanced map and, hidden at first, its input, in the same place; the contour level of the input "
+            "encloses as many voxels as that of the enhanced map.",
+        )
+        form.addParam(
+            "showSlices",
+            params.LabelParam,
+            label="Central slices",
+            help="Slices through the centre of the box before and after, on one scale.\n"
+            "Look for parts of the protein that are there before and gone after: then try the *wide target*.",
+        )
+        form.addParam(
+            "showFsc",
+            params.LabelParam,
+            label="FSC between the half maps",
+            help="The resolution of the input. The enhanced map has no resolution that could be measured: its solvent "
+            "is set to zero and its amplitudes are those that the network expects.",
+        )
+        form.addParam(
+            "showProfile",
+            params.LabelParam,
+            label="Amplitude profile",
+            help="ln F against 1/d²: how strong the details of each size are before and after.",
+        )
+        form.addParam(
+            "showHistogram",
+            params.LabelParam,
+            label="Histogram",
+            help="How often each density occurs before and after.",
+        )
 
     def _getVisualizeDict(self):
-        return {"showChimera": self._showChimera, "showSlices": self._showSlices, "showFsc": self._showFsc,
-                "showProfile": self._showProfile, "showHistogram": self._showHistogram}
+        return {
+            "showChimera": self._showChimera,
+            "showSlices": self._showSlices,
+            "showFsc": self._showFsc,
+            "showProfile": self._showProfile,
+            "showHistogram": self._showHistogram,
+        }
 
     # --------------------------- the maps
     def _first(self):
@@ -51,7 +83,11 @@ class DeepEMhancerViewer(ProtocolViewer):
 
     def _output(self):
         """The enhanced Volume of Scipion."""
-        return self.protocol.Volumes[self.volumeNumber.get()] if self.protocol.isSet() else self.protocol.Volume
+        return (
+            self.protocol.Volumes[self.volumeNumber.get()]
+            if self.protocol.isSet()
+            else self.protocol.Volume
+        )
 
     def _inputFiles(self):
         return self.protocol.getInputFiles(self._key())
@@ -64,19 +100,42 @@ class DeepEMhancerViewer(ProtocolViewer):
 
     # --------------------------- the views
     def _showSlices(self, _param=None):
-        return plot(self, "Central slices", figures.slices, self._before(), self._after(), self._output().getSamplingRate(),
-                          size=(10, 6.5))
+        return plot(
+            self,
+            "Central slices",
+            figures.slices,
+            self._before(),
+            self._after(),
+            self._output().getSamplingRate(),
+            size=(10, 6.5),
+        )
 
     def _showFsc(self, _param=None):
         files = self._inputFiles()
         if len(files) != 2:
-            return [self.infoMessage("The input of this run was a single map: there are no half maps to compare.", "FSC")]
-        return plot(self, "FSC", figures.fourier_shell_correlation, *[read(*location) for location in files],
-                          self._output().getSamplingRate())
+            return [
+                self.infoMessage(
+                    "The input of this run was a single map: there are no half maps to compare.",
+                    "FSC",
+                )
+            ]
+        return plot(
+            self,
+            "FSC",
+            figures.fourier_shell_correlation,
+            *[read(*location) for location in files],
+            self._output().getSamplingRate(),
+        )
 
     def _showProfile(self, _param=None):
-        return plot(self, "Amplitude profile", figures.amplitude_profile, self._before(), self._after(),
-                          self._output().getSamplingRate())
+        return plot(
+            self,
+            "Amplitude profile",
+            figures.amplitude_profile,
+            self._before(),
+            self._after(),
+            self._output().getSamplingRate(),
+        )
 
     def _showHistogram(self, _param=None):
         return plot(self, "Histogram", figures.histogram, self._before(), self._after())
@@ -93,8 +152,11 @@ class DeepEMhancerViewer(ProtocolViewer):
         after = self._after()
         threshold = chimera.level(after)
         voxels = int((after > threshold).sum())
-        maps = [(name, "input", chimera.levelOfSameVolume(read(index, name), voxels)) for index, name in self._inputFiles()
-                if index == 0]
+        maps = [
+            (name, "input", chimera.levelOfSameVolume(read(index, name), voxels))
+            for index, name in self._inputFiles()
+            if index == 0
+        ]
         maps.append((output.getFileName(), "enhanced", threshold))
         script = os.path.abspath(self.protocol._getExtraPath("enhanced.cxc"))
         chimera.writeScript(script, axes, maps, rate, output.getOrigin(force=True).getShifts())
@@ -114,8 +176,13 @@ def openScript(viewer, script):
     """The views of a script for ChimeraX; where ChimeraX is absent, a message that says where the script is."""
     program = Chimera.getProgram()
     if not (program and os.path.exists(program)):
-        return [viewer.errorMessage(f"ChimeraX is not installed: install it with *scipion3 installp -p scipion-em-chimera*, "
-                                    f"or open {script} in your own.", "ChimeraX")]
+        return [
+            viewer.errorMessage(
+                f"ChimeraX is not installed: install it with *scipion3 installp -p scipion-em-chimera*, "
+                f"or open {script} in your own.",
+                "ChimeraX",
+            )
+        ]
     return [ChimeraView(script)]
 
 

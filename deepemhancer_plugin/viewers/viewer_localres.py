@@ -1,4 +1,5 @@
 """The viewer of local resolution: slices, histogram, and the surface of the map in ChimeraX, all coloured by resolution."""
+
 import os
 
 from matplotlib.image import imread
@@ -16,6 +17,7 @@ CHOICES = ["DeepRes", "local FSC of the half maps (0.5)"]
 
 class DeepResViewer(ProtocolViewer):
     """Shows the local resolution of a map."""
+
     _label = "viewer of local resolution"
     _targets = [ProtDeepRes]  # noqa: RUF012  (Scipion's own attributes)
     _environments = [DESKTOP_TKINTER]  # noqa: RUF012
@@ -23,26 +25,54 @@ class DeepResViewer(ProtocolViewer):
     def _defineParams(self, form):
         form.addSection(label="Visualization")
         if hasattr(self.protocol, LOCAL_FSC):
-            form.addParam("which", params.EnumParam, choices=CHOICES, default=0, label="Local resolution",
-                          help="Which of the two colours the slices and the surface. DeepRes tells what the map shows, the local FSC what the "
-                               "half maps support.")
-        form.addParam("showChimera", params.LabelParam, label="Surface in ChimeraX",
-                      help="The surface of the input map, coloured by resolution; grey where it lies outside of the mask.")
-        form.addParam("showSlices", params.LabelParam, label="Slices",
-                      help="Slices of the input map through the centre of the mask, coloured by resolution.")
-        form.addParam("showHistogram", params.LabelParam, label="Histogram",
-                      help="How many voxels of the mask have each resolution.")
+            form.addParam(
+                "which",
+                params.EnumParam,
+                choices=CHOICES,
+                default=0,
+                label="Local resolution",
+                help="Which of the two colours the slices and the surface. DeepRes tells what the map shows, the local FSC what the "
+                "half maps support.",
+            )
+        form.addParam(
+            "showChimera",
+            params.LabelParam,
+            label="Surface in ChimeraX",
+            help="The surface of the input map, coloured by resolution; grey where it lies outside of the mask.",
+        )
+        form.addParam(
+            "showSlices",
+            params.LabelParam,
+            label="Slices",
+            help="Slices of the input map through the centre of the mask, coloured by resolution.",
+        )
+        form.addParam(
+            "showHistogram",
+            params.LabelParam,
+            label="Histogram",
+            help="How many voxels of the mask have each resolution.",
+        )
         if self._compared():
-            form.addParam("showComparison", params.LabelParam, label="Claimed and supported",
-                          help="What the map claims, by DeepRes, against what the half maps support, by their local FSC. Where the map claims "
-                               "a finer resolution, it shows details that no data stand behind.")
+            form.addParam(
+                "showComparison",
+                params.LabelParam,
+                label="Claimed and supported",
+                help="What the map claims, by DeepRes, against what the half maps support, by their local FSC. Where the map claims "
+                "a finer resolution, it shows details that no data stand behind.",
+            )
 
     def _getVisualizeDict(self):
-        return {"showChimera": self._showChimera, "showSlices": self._showSlices, "showHistogram": self._showHistogram,
-                **({"showComparison": self._showComparison} if self._compared() else {})}
+        return {
+            "showChimera": self._showChimera,
+            "showSlices": self._showSlices,
+            "showHistogram": self._showHistogram,
+            **({"showComparison": self._showComparison} if self._compared() else {}),
+        }
 
     def _compared(self):
-        return hasattr(self.protocol, LOCAL_FSC) and os.path.exists(self.protocol.getComparisonFile())
+        return hasattr(self.protocol, LOCAL_FSC) and os.path.exists(
+            self.protocol.getComparisonFile()
+        )
 
     # --------------------------- the maps
     def _name(self):
@@ -57,17 +87,33 @@ class DeepResViewer(ProtocolViewer):
 
     # --------------------------- the views
     def _showSlices(self, _param=None):
-        return plot(self, "Local resolution", figures.resolution_slices, read(*self._input()), self._resolution(self._name()),
-                    self.protocol.ResolutionVolume.getSamplingRate(), size=(12, 4.6))
+        return plot(
+            self,
+            "Local resolution",
+            figures.resolution_slices,
+            read(*self._input()),
+            self._resolution(self._name()),
+            self.protocol.ResolutionVolume.getSamplingRate(),
+            size=(12, 4.6),
+        )
 
     def _showHistogram(self, _param=None):
-        resolutions = {title: self._resolution(name) for name, title in zip((RESOLUTION, LOCAL_FSC), CHOICES, strict=True)
-                       if hasattr(self.protocol, name)}
+        resolutions = {
+            title: self._resolution(name)
+            for name, title in zip((RESOLUTION, LOCAL_FSC), CHOICES, strict=True)
+            if hasattr(self.protocol, name)
+        }
         return plot(self, "Histogram", figures.resolution_histogram, resolutions)
 
     def _showComparison(self, _param=None):
         picture = imread(self.protocol.getComparisonFile())
-        return plot(self, "Claimed and supported", figures.picture, picture, size=(12, 12 * picture.shape[0] / picture.shape[1]))
+        return plot(
+            self,
+            "Claimed and supported",
+            figures.picture,
+            picture,
+            size=(12, 12 * picture.shape[0] / picture.shape[1]),
+        )
 
     def _showChimera(self, _param=None):
         return openScript(self, self.writeChimeraScript())
@@ -76,15 +122,27 @@ class DeepResViewer(ProtocolViewer):
         """Writes the script for ChimeraX, and the map that it colours by, into the protocol's folder; returns the script's path."""
         output = getattr(self.protocol, self._name())
         rate = output.getSamplingRate()
-        axes, colours, script = (os.path.abspath(self.protocol._getExtraPath(name)) for name in ("axes.bild", "colours.mrc", "resolution.cxc"))
+        axes, colours, script = (
+            os.path.abspath(self.protocol._getExtraPath(name))
+            for name in ("axes.bild", "colours.mrc", "resolution.cxc")
+        )
         Chimera.createCoordinateAxisFile(output.getDim()[0], bildFileName=axes, sampling=rate)
         resolution = self._resolution(self._name())
         chimera.writeColours(colours, resolution, rate)
         index, name = self._input()
         volume = read(index, name)
-        if index or not name.lower().endswith((".mrc", ".map")):  # ChimeraX cannot tell a stack's volumes, nor read each format
+        if index or not name.lower().endswith(
+            (".mrc", ".map")
+        ):  # ChimeraX cannot tell a stack's volumes, nor read each format
             name = os.path.abspath(self.protocol._getExtraPath("surface.mrc"))
             chimera.writeMap(name, volume, rate)
-        chimera.writeResolutionScript(script, axes, (name, chimera.level(volume)), colours, figures.colour_limits(resolution),
-                                      rate, output.getOrigin(force=True).getShifts())
+        chimera.writeResolutionScript(
+            script,
+            axes,
+            (name, chimera.level(volume)),
+            colours,
+            figures.colour_limits(resolution),
+            rate,
+            output.getOrigin(force=True).getShifts(),
+        )
         return script

@@ -3,17 +3,21 @@
 python measure.py noise SAMPLING_RATE MAP [HALF2]      mean and standard deviation of the noise
 python measure.py memory GPU                           free bytes of a GPU
 """
+
 import json
 import runpy
 import sys
 import warnings
 from pathlib import Path
 
-runpy.run_path(str(Path(__file__).resolve().parents[1] / "launcher.py"))  # makes this very package importable
+runpy.run_path(
+    str(Path(__file__).resolve().parents[1] / "launcher.py")
+)  # makes this very package importable
 
 
 def noise(rate, *paths):
-    from deepemhancer_plugin.core import mrc, normalization
+    from deepemhancer_plugin.core.maps import mrc
+    from deepemhancer_plugin.core.noise import statistics as normalization
 
     maps = [mrc.read_map(path, float(rate)) for path in paths]
     if len(maps) == 2:

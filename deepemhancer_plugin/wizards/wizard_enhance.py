@@ -1,4 +1,5 @@
 """The wizards: noise statistics, mask threshold, batch size."""
+
 import json
 import shlex
 import subprocess
@@ -13,18 +14,27 @@ from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import ProtDeepEMhancer, ProtDeepRes
 
 MEASURE = Path(__file__).with_name("measure.py")
-WINDOW_BYTES = 700 * 2 ** 20  # of GPU memory for one window of 64 voxels a side, as the program counts
+WINDOW_BYTES = (
+    700 * 2**20
+)  # of GPU memory for one window of 64 voxels a side, as the program counts
 LARGEST_BATCH = 32  # more does not make a GPU faster
 
 
 def measure(*arguments):
     """The answer of measure.py in the inference environment; raises ValueError with its message."""
-    command = f"{Plugin.getActivation()} && python {shlex.quote(str(MEASURE))} {shlex.join(arguments)}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=Plugin.getEnviron())
+    command = (
+        f"{Plugin.getActivation()} && python {shlex.quote(str(MEASURE))} {shlex.join(arguments)}"
+    )
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=Plugin.getEnviron()
+    )
     lines = result.stdout.strip().splitlines() or ["{}"]
     answer = json.loads(lines[-1]) if lines[-1].startswith("{") else {}
     if result.returncode != 0:
-        raise ValueError(answer.get("error") or (result.stderr.strip().splitlines() or ["the inference environment fails"])[-1])
+        raise ValueError(
+            answer.get("error")
+            or (result.stderr.strip().splitlines() or ["the inference environment fails"])[-1]
+        )
     return answer
 
 
@@ -34,7 +44,9 @@ def noiseOf(volume, protocol):
         files = [half.get().getFileName() for half in (protocol.inputHalf1, protocol.inputHalf2)]
     else:
         files = volume.getHalfMaps(asList=True) if volume.hasHalfMaps() else [volume.getFileName()]
-    return measure("noise", f"{volume.getSamplingRate():.8g}", *[name.replace(":mrc", "") for name in files])
+    return measure(
+        "noise", f"{volume.getSamplingRate():.8g}", *[name.replace(":mrc", "") for name in files]
+    )
 
 
 def maskThreshold(volume):
@@ -60,9 +72,11 @@ class DeepEMhancerNoiseWizard(Wizard):
             dialog.showError("Noise statistics", "Choose the input maps first.", form.root)
             return
         if protocol.isSet():
-            dialog.showError("Noise statistics", "The volumes of a set differ in their noise: choose the automatic "
-                                                 "normalization.",
-                             form.root)
+            dialog.showError(
+                "Noise statistics",
+                "The volumes of a set differ in their noise: choose the automatic normalization.",
+                form.root,
+            )
             return
         try:
             noise = noiseOf(volume, protocol)
@@ -84,8 +98,12 @@ class DeepEMhancerMaskWizard(Wizard):
             return
         threshold, fraction = maskThreshold(mask)
         form.setVar("maskThreshold", float(f"{threshold:.4g}"))
-        dialog.showInfo("Mask threshold", f"Half of the mask's height is {threshold:.4g}; {100 * fraction:.1f} % of the box lie "
-                                          f"above it. A tight mask of a particle holds 2 to 20 %.", form.root)
+        dialog.showInfo(
+            "Mask threshold",
+            f"Half of the mask's height is {threshold:.4g}; {100 * fraction:.1f} % of the box lie "
+            f"above it. A tight mask of a particle holds 2 to 20 %.",
+            form.root,
+        )
 
 
 class DeepEMhancerBatchWizard(Wizard):
@@ -96,7 +114,11 @@ class DeepEMhancerBatchWizard(Wizard):
         protocol = form.protocol
         gpus = protocol.getGpuList()
         if not gpus:
-            dialog.showInfo("Batch size", "The run is on the CPU: the program chooses by the memory there is.", form.root)
+            dialog.showInfo(
+                "Batch size",
+                "The run is on the CPU: the program chooses by the memory there is.",
+                form.root,
+            )
             return
         try:
             free = min(measure("memory", str(gpu))["free"] for gpu in gpus)

@@ -1,10 +1,11 @@
 """Map-model metrics: Fourier shell correlation and correlation coefficients, in the molecule's mask and over the box."""
+
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft, ndimage
 
-from deepemhancer_plugin.core import spectrum
+from deepemhancer_plugin.core.maps import spectrum
 
 
 @dataclass(frozen=True)
@@ -13,16 +14,25 @@ class Scores:
 
     CC_mask and CC_box are Pearson's correlation of the voxels in the mask and in the whole box (Afonine et al. 2018, Acta Cryst. D74, 814).
     """
+
     fsc_masked: float
     fsc_unmasked: float
     cc_mask: float
     cc_box: float
 
 
-def soft_mask(model: np.ndarray, rate: float, distance: float = 3.0, edge: float = 6.0) -> np.ndarray:
+def soft_mask(
+    model: np.ndarray, rate: float, distance: float = 3.0, edge: float = 6.0
+) -> np.ndarray:
     """Soft mask (z, y, x), 0-1, of a model's map: its density at 5 A over a tenth of its 99th percentile, grown by `distance` A, with a cosine
     edge `edge` A wide."""
-    grids = np.meshgrid(*(f(n, rate) for f, n in zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), model.shape, strict=True)), indexing="ij")
+    grids = np.meshgrid(
+        *(
+            f(n, rate)
+            for f, n in zip((fft.fftfreq, fft.fftfreq, fft.rfftfreq), model.shape, strict=True)
+        ),
+        indexing="ij",
+    )
     low = fft.irfftn(fft.rfftn(model) * np.exp(-sum(g * g for g in grids) * 25.0), s=model.shape)
     inside = low > 0.1 * np.percentile(low[low > 0.02 * low.max()], 99)
     return soft_edge(inside, rate, distance, edge)
@@ -65,7 +75,9 @@ def fsc_average(frequency: np.ndarray, curve: np.ndarray, highest: float) -> flo
     """
     shells = np.arange(len(curve))
     used = (shells > 0) & (frequency <= highest * (1 + 1e-6))
-    return float(np.average(curve[used], weights=3 * shells[used] ** 2 + 0.25)) if used.any() else 1.0
+    return (
+        float(np.average(curve[used], weights=3 * shells[used] ** 2 + 0.25)) if used.any() else 1.0
+    )
 
 
 def score(volume: np.ndarray, model: np.ndarray, mask: np.ndarray, rate: float) -> Scores:

@@ -9,19 +9,22 @@ on a sphere share that sphere's weight equally, which is what the eight stand fo
 nearer, so one number for each atom and direction decides for all spheres. As in the authors' program, and so in the values that are published, a
 point at r from its atom counts as taken by another atom within 0.9 r; within r itself the scores would be higher (by 0.04 at 3.9 A resolution).
 """
+
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-SIGMA = 0.6      # A
-FURTHEST = 2.0   # A
-STEP = 0.1       # A, between the spheres
+SIGMA = 0.6  # A
+FURTHEST = 2.0  # A
+STEP = 0.1  # A, between the spheres
 DIRECTIONS = 64  # 128 change the mean of a model by less than 0.001
-NEARER = 0.9     # of the distance to its own atom: where another atom takes a point
-BATCH = 2000     # atoms at a time: a few hundred MB
+NEARER = 0.9  # of the distance to its own atom: where another atom takes a point
+BATCH = 2000  # atoms at a time: a few hundred MB
 
 
-def q_scores(volume: np.ndarray, positions: np.ndarray, rate: float, which: np.ndarray | None = None) -> np.ndarray:
+def q_scores(
+    volume: np.ndarray, positions: np.ndarray, rate: float, which: np.ndarray | None = None
+) -> np.ndarray:
     """Q-scores of atoms, -1 to 1 (0 where the map is constant).
 
     Args:
@@ -33,8 +36,14 @@ def q_scores(volume: np.ndarray, positions: np.ndarray, rate: float, which: np.n
     positions = np.asarray(positions, np.float64)
     which = np.arange(len(positions)) if which is None else np.asarray(which)
     tree, directions = cKDTree(positions), sphere(DIRECTIONS)
-    batches = [which[start:start + BATCH] for start in range(0, len(which), BATCH)]
-    return np.concatenate([_batch(volume, positions[atoms], _reach(tree, atoms, directions), directions, rate) for atoms in batches] or [np.zeros(0)])
+    batches = [which[start : start + BATCH] for start in range(0, len(which), BATCH)]
+    return np.concatenate(
+        [
+            _batch(volume, positions[atoms], _reach(tree, atoms, directions), directions, rate)
+            for atoms in batches
+        ]
+        or [np.zeros(0)]
+    )
 
 
 def sample(molecule_size: int, most: int | None, seed: int) -> np.ndarray | None:
@@ -58,7 +67,9 @@ def _reach(tree: cKDTree, atoms: np.ndarray, directions: np.ndarray) -> np.ndarr
     An atom at the distance d, at an angle of cosine c from the direction, takes what has r^2 - 2 r d c + d^2 < (NEARER r)^2.
     """
     reach = np.full((len(atoms), len(directions)), np.inf)
-    own = cKDTree(tree.data[atoms]).sparse_distance_matrix(tree, (1 + NEARER) * FURTHEST, output_type="coo_matrix")
+    own = cKDTree(tree.data[atoms]).sparse_distance_matrix(
+        tree, (1 + NEARER) * FURTHEST, output_type="coo_matrix"
+    )
     apart = own.data > 1e-3  # not itself, nor the same atom of another conformer
     first, other, distance = own.row[apart], own.col[apart], own.data[apart]
     order = np.argsort(first, kind="stable")
@@ -66,14 +77,20 @@ def _reach(tree: cKDTree, atoms: np.ndarray, directions: np.ndarray) -> np.ndarr
     cosine = ((tree.data[other] - tree.data[atoms[first]]) / distance[:, None]) @ directions.T
     free = 1 - NEARER**2
     discriminant = np.where(cosine > 0, cosine**2 - free, -1)
-    border = np.where(discriminant < 0, np.inf, distance[:, None] * (cosine - np.sqrt(np.maximum(discriminant, 0))) / free)
+    border = np.where(
+        discriminant < 0,
+        np.inf,
+        distance[:, None] * (cosine - np.sqrt(np.maximum(discriminant, 0))) / free,
+    )
     found, starts = np.unique(first, return_index=True)
     if len(found):
         reach[found] = np.minimum.reduceat(border, starts, axis=0)
     return reach
 
 
-def _batch(volume: np.ndarray, centres: np.ndarray, reach: np.ndarray, directions: np.ndarray, rate: float) -> np.ndarray:
+def _batch(
+    volume: np.ndarray, centres: np.ndarray, reach: np.ndarray, directions: np.ndarray, rate: float
+) -> np.ndarray:
     """Weighted correlation about the mean over the spheres, from each sphere's mean of u and of u^2."""
     radii = np.arange(0, FURTHEST + STEP / 2, STEP)
     mean, square, used = (np.zeros((len(radii), len(centres))) for _ in range(3))
@@ -90,4 +107,9 @@ def _batch(volume: np.ndarray, centres: np.ndarray, reach: np.ndarray, direction
     u, v = (used * mean).sum(0), (used * gauss).sum(0)
     covariance = (used * mean * gauss).sum(0) - u * v
     variance = ((used * square).sum(0) - u * u) * ((used * gauss**2).sum(0) - v * v)
-    return np.divide(covariance, np.sqrt(np.maximum(variance, 0)), out=np.zeros(len(centres)), where=variance > 1e-12 * u**2)
+    return np.divide(
+        covariance,
+        np.sqrt(np.maximum(variance, 0)),
+        out=np.zeros(len(centres)),
+        where=variance > 1e-12 * u**2,
+    )

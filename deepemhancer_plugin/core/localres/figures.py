@@ -1,4 +1,5 @@
 """Pictures of a local-resolution map: its histogram, and slices coloured by resolution."""
+
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,17 @@ def histogram(path: Path, curves: dict[str, np.ndarray]) -> None:
     every = np.concatenate(list(curves.values()))
     low, high = np.percentile(every, (0.2, 99.8))
     bins = np.arange(np.floor(low * 10) / 10 - 0.05, high + 0.2, 0.1 if high - low < 8 else 0.2)
-    for (name, values), colour in zip(curves.items(), ("tab:blue", "tab:orange", "tab:green"), strict=False):
-        axis.hist(np.clip(values, bins[0], bins[-1]), bins, weights=np.full(values.size, 100 / values.size), alpha=0.6, color=colour,
-                  label=f"{name}: median {np.median(values):.2f} Å")
+    for (name, values), colour in zip(
+        curves.items(), ("tab:blue", "tab:orange", "tab:green"), strict=False
+    ):
+        axis.hist(
+            np.clip(values, bins[0], bins[-1]),
+            bins,
+            weights=np.full(values.size, 100 / values.size),
+            alpha=0.6,
+            color=colour,
+            label=f"{name}: median {np.median(values):.2f} Å",
+        )
         axis.axvline(float(np.median(values)), color=colour, linewidth=1.5, linestyle="--")
     axis.set(xlabel="local resolution (Å)", ylabel="voxels of the mask (%)")
     axis.legend()
@@ -37,7 +46,9 @@ def histogram(path: Path, curves: dict[str, np.ndarray]) -> None:
     plt.close(figure)
 
 
-def slices(path: Path, volume: np.ndarray, resolution: np.ndarray, rate: float, title: str = "") -> None:
+def slices(
+    path: Path, volume: np.ndarray, resolution: np.ndarray, rate: float, title: str = ""
+) -> None:
     """Three slices along each axis of the map (grey) with the resolution of the voxels in the mask over it (colours), as a PNG."""
     plt = _pyplot()
     inside = resolution > 0
@@ -52,10 +63,25 @@ def slices(path: Path, volume: np.ndarray, resolution: np.ndarray, rate: float, 
             plot = axes[row, column]
             edges = [n * rate for n in np.take(volume, number, axis).shape]
             extent = (0, edges[1], 0, edges[0])
-            plot.imshow(np.take(volume, number, axis), cmap="gray", vmin=grey[0], vmax=grey[1], origin="lower", extent=extent)
+            plot.imshow(
+                np.take(volume, number, axis),
+                cmap="gray",
+                vmin=grey[0],
+                vmax=grey[1],
+                origin="lower",
+                extent=extent,
+            )
             section = np.take(resolution, number, axis)
-            image = plot.imshow(np.ma.masked_equal(section, 0), cmap="turbo", vmin=low, vmax=high, origin="lower", extent=extent, alpha=0.75,
-                                interpolation="nearest")
+            image = plot.imshow(
+                np.ma.masked_equal(section, 0),
+                cmap="turbo",
+                vmin=low,
+                vmax=high,
+                origin="lower",
+                extent=extent,
+                alpha=0.75,
+                interpolation="nearest",
+            )
             across = [n for n in "zyx" if n != name]
             plot.set_title(f"{name} = {number * rate:.0f} Å", fontsize=9)
             plot.set(xlabel=f"{across[1]} (Å)", ylabel=f"{across[0]} (Å)")

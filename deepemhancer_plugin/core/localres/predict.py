@@ -1,4 +1,5 @@
 """A map and a mask in, the local resolution of every voxel in the mask out."""
+
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -8,9 +9,17 @@ import numpy as np
 from scipy import fft, ndimage
 
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.localres.data import BLOCK, RANGES, WINDOW, boxes, local_spectra, low_pass, placed
+from deepemhancer_plugin.core.localres.data import (
+    BLOCK,
+    RANGES,
+    WINDOW,
+    boxes,
+    local_spectra,
+    low_pass_to,
+    placed,
+)
 from deepemhancer_plugin.core.localres.networks import Dense, Published, load_weights
-from deepemhancer_plugin.core.resampling import resample, resampled_shape
+from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.simulation.molecule import Molecule, potential
 from deepemhancer_plugin.core.simulation.molecule import mask as molecule_mask
 
@@ -25,13 +34,21 @@ Progress = Callable[[str, int, int], None]
 
 def load(name: str, kind: str = "dense") -> Dense | Published:
     """The package's network "1.0" or "0.5" (dense: deepres_1.0A.npz), or one in a file that training wrote."""
-    path = MODELS / f"deepres_{name}A{'' if kind == 'dense' else '_' + kind}.npz" if name in RANGES else Path(name)
+    path = (
+        MODELS / f"deepres_{name}A{'' if kind == 'dense' else '_' + kind}.npz"
+        if name in RANGES
+        else Path(name)
+    )
     if not path.is_file():
-        raise InputError(f"--network {name}: no such network; auto, {', '.join(RANGES)} or a weights file is right")
+        raise InputError(
+            f"--network {name}: no such network; auto, {', '.join(RANGES)} or a weights file is right"
+        )
     return load_weights(path)[0]
 
 
-def calibrate(network: Dense, molecules: Sequence[Molecule], seed: int = 0, edge: int = 64) -> tuple[list[float], list[float]]:
+def calibrate(
+    network: Dense, molecules: Sequence[Molecule], seed: int = 0, edge: int = 64
+) -> tuple[list[float], list[float]]:
     """What the network says of plainly low-passed maps of held-out molecules, without noise and with a little, and the truth: medians in A.
 
     The training's conditions are wide, and a median over all of them may be off a little for the plainest. Sets `network.calibration`.
@@ -45,16 +62,32 @@ def calibrate(network: Dense, molecules: Sequence[Molecule], seed: int = 0, edge
         for number, molecule in enumerate(molecules):
             atoms = placed(molecule, rng, span, edge)
             inside = molecule_mask(atoms, shape, span.rate, 3.0) > 0.5
-            data = low_pass(fft.irfftn(potential(atoms, shape, span.rate), s=shape), span.rate, float(resolution))
-            data += rng.standard_normal(shape, np.float32) * np.float32(0.08 * (number % 2) * data.max())
-            medians.append(float(np.median(local_resolution(data, inside, span.rate, network)[inside])))
+            data = low_pass_to(
+                fft.irfftn(potential(atoms, shape, span.rate), s=shape),
+                span.rate,
+                float(resolution),
+            )
+            data += rng.standard_normal(shape, np.float32) * np.float32(
+                0.08 * (number % 2) * data.max()
+            )
+            medians.append(
+                float(np.median(local_resolution(data, inside, span.rate, network)[inside]))
+            )
         said.append(round(float(np.mean(medians)), 3))
-    if all(a < b for a, b in itertools.pairwise(said)):  # else the network has not learned enough to be calibrated
+    if all(
+        a < b for a, b in itertools.pairwise(said)
+    ):  # else the network has not learned enough to be calibrated
         network.calibration = said, [round(float(d), 3) for d in truth]
     return network.calibration
 
 
-def local_resolution(volume: np.ndarray, mask: np.ndarray, rate: float, network: Dense | Published, progress: Progress | None = None) -> np.ndarray:
+def local_resolution(
+    volume: np.ndarray,
+    mask: np.ndarray,
+    rate: float,
+    network: Dense | Published,
+    progress: Progress | None = None,
+) -> np.ndarray:
     """Local resolution in A, float32 (z, y, x), of every voxel in the mask; zero outside of it.
 
     The map is brought to the network's sampling rate; the values stay within the network's range and are not finer than 2 `rate`.
@@ -70,7 +103,9 @@ def local_resolution(volume: np.ndarray, mask: np.ndarray, rate: float, network:
         InputError: boxes differ; the mask is empty.
     """
     if volume.shape != mask.shape:
-        raise InputError(f"map and mask differ in box: {volume.shape} and {mask.shape} (z, y, x): both need the same")
+        raise InputError(
+            f"map and mask differ in box: {volume.shape} and {mask.shape} (z, y, x): both need the same"
+        )
     if not mask.any():
         raise InputError("the mask is empty: it needs voxels to tell the resolution of")
     tell = progress or (lambda step, done, total: None)
@@ -81,12 +116,22 @@ def local_resolution(volume: np.ndarray, mask: np.ndarray, rate: float, network:
     working = resample(volume - np.float32(level), shape)
     at = np.argwhere(mask)
     places = at * scale
-    log_resolution = _dense(working, places, network, tell) if isinstance(network, Dense) else _sliding(working, places, network, tell)
+    log_resolution = (
+        _dense(working, places, network, tell)
+        if isinstance(network, Dense)
+        else _sliding(working, places, network, tell)
+    )
     said, true = network.calibration
     if said:
-        log_resolution = log_resolution + np.interp(log_resolution, np.log(said), np.log(true) - np.log(said))
+        log_resolution = log_resolution + np.interp(
+            log_resolution, np.log(said), np.log(true) - np.log(said)
+        )
     result = np.zeros(mask.shape, np.float32)
-    result[mask] = np.clip(np.exp(log_resolution), max(network.span.finest, min(2 * rate, network.span.coarsest)), network.span.coarsest)
+    result[mask] = np.clip(
+        np.exp(log_resolution),
+        max(network.span.finest, min(2 * rate, network.span.coarsest)),
+        network.span.coarsest,
+    )
     return result
 
 
@@ -97,7 +142,9 @@ def _dense(working: np.ndarray, at: np.ndarray, network: Dense, tell: Progress) 
     low = np.floor(at.min(0)).astype(int) - AROUND
     size = -(-(np.ceil(at.max(0)).astype(int) + 1 + AROUND - low) // BLOCK) * BLOCK
     size = np.array([fft.next_fast_len(int(n) // BLOCK) * BLOCK for n in size])
-    within = tuple(slice(max(a, 0), min(a + n, m)) for a, n, m in zip(low, size, working.shape, strict=True))
+    within = tuple(
+        slice(max(a, 0), min(a + n, m)) for a, n, m in zip(low, size, working.shape, strict=True)
+    )
     around = [(s.start - a, a + n - s.stop) for a, n, s in zip(low, size, within, strict=True)]
     spectra = local_spectra(np.pad(working[within], around), workers=-1)
     call, reach = _callable(network), network.reach
@@ -105,9 +152,13 @@ def _dense(working: np.ndarray, at: np.ndarray, network: Dense, tell: Progress) 
     slab = max(1, SLAB // (spectra.shape[1] * spectra.shape[2]))
     for start in range(0, len(values), slab):
         first, last = max(start - reach, 0), min(start + slab + reach, len(values))
-        values[start:start + slab] = call(spectra[first:last][None])[0, start - first:start - first + slab, :, :, 0]
+        values[start : start + slab] = call(spectra[first:last][None])[
+            0, start - first : start - first + slab, :, :, 0
+        ]
     tell("local resolution", 1, 1)
-    return ndimage.map_coordinates(values, ((at - low - (BLOCK - 1) / 2) / BLOCK).T, order=1, mode="nearest")
+    return ndimage.map_coordinates(
+        values, ((at - low - (BLOCK - 1) / 2) / BLOCK).T, order=1, mode="nearest"
+    )
 
 
 def _sliding(working: np.ndarray, at: np.ndarray, network: Published, tell: Progress) -> np.ndarray:
@@ -117,7 +168,9 @@ def _sliding(working: np.ndarray, at: np.ndarray, network: Published, tell: Prog
     call = _callable(network)
     values = []
     for start in range(0, len(voxels), BOXES):
-        values.append(call(boxes(padded, voxels[start:start + BOXES] + WINDOW // 2)[..., None])[:, 0])
+        values.append(
+            call(boxes(padded, voxels[start : start + BOXES] + WINDOW // 2)[..., None])[:, 0]
+        )
         tell("local resolution", min(start + BOXES, len(voxels)), len(voxels))
     return np.log(np.clip(np.concatenate(values), network.span.finest, network.span.coarsest))
 

@@ -1,4 +1,5 @@
 """Training of either network on volumes made on the fly; stopped and run again, it goes on from its checkpoint."""
+
 import json
 import math
 import os
@@ -11,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.core.localres.data import BLOCK, RANGES, Labelled, local_spectra, pool_of, windows
+from deepemhancer_plugin.core.localres.data import (
+    BLOCK,
+    RANGES,
+    Labelled,
+    local_spectra,
+    pool_of,
+    windows,
+)
 from deepemhancer_plugin.core.localres.networks import build, save_weights
 from deepemhancer_plugin.core.simulation import Molecule
 
@@ -32,6 +40,7 @@ class Settings:
     pool             volumes held in memory; four of them are replaced each `renew` steps
     average          momentum of the weights' moving average, which is what is saved
     """
+
     rate: str = "1.0"
     kind: str = "dense"
     widths: tuple[int, ...] | None = None
@@ -53,12 +62,17 @@ class Settings:
 def progress_rate(settings: Settings, step: int, minutes: float) -> float:
     """The cosine schedule: progress is the larger of the shares of steps and of minutes that are spent."""
     progress = min(1.0, max(step / settings.steps, minutes / settings.minutes))
-    return settings.learning_rate * min(1.0, (step + 1) / settings.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return (
+        settings.learning_rate
+        * min(1.0, (step + 1) / settings.warmup)
+        * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    )
 
 
 @dataclass(frozen=True)
 class Example:
     """What a volume is to the dense network: spectra (z, y, x, 32), ln(resolution) and weight (z, y, x) of each block of 4^3 voxels."""
+
     spectra: np.ndarray
     log_label: np.ndarray
     weight: np.ndarray
@@ -69,8 +83,14 @@ def example(volume: Labelled) -> Example:
     blocks = [n for edge in volume.data.shape for n in (edge // BLOCK, BLOCK)]
     weight = np.zeros([edge // BLOCK for edge in volume.data.shape], np.float32)
     inner = slice(MARGIN, -MARGIN)
-    weight[inner, inner, inner] = volume.inside.reshape(blocks).mean((1, 3, 5), dtype=np.float32)[inner, inner, inner]
-    return Example(local_spectra(volume.data), np.log(volume.label).reshape(blocks).mean((1, 3, 5)), weight * (weight.size / max(weight.sum(), 8.0)))
+    weight[inner, inner, inner] = volume.inside.reshape(blocks).mean((1, 3, 5), dtype=np.float32)[
+        inner, inner, inner
+    ]
+    return Example(
+        local_spectra(volume.data),
+        np.log(volume.label).reshape(blocks).mean((1, 3, 5)),
+        weight * (weight.size / max(weight.sum(), 8.0)),
+    )
 
 
 class Trainer:
@@ -84,9 +104,18 @@ class Trainer:
         keras.utils.set_random_seed(settings.seed)
         self.network = build(settings.kind, self.span, settings.widths)
         # As published: the mean squared error of the resolution. Ours: Huber's loss of its logarithm, as errors grow with the resolution.
-        loss = keras.losses.MeanSquaredError() if settings.kind == "published" else keras.losses.Huber(HUBER)
-        self.optimizer = keras.optimizers.Adam(settings.learning_rate, global_clipnorm=1.0, use_ema=True, ema_momentum=settings.average,
-                                               ema_overwrite_frequency=None)
+        loss = (
+            keras.losses.MeanSquaredError()
+            if settings.kind == "published"
+            else keras.losses.Huber(HUBER)
+        )
+        self.optimizer = keras.optimizers.Adam(
+            settings.learning_rate,
+            global_clipnorm=1.0,
+            use_ema=True,
+            ema_momentum=settings.average,
+            ema_overwrite_frequency=None,
+        )
         self.network.model.compile(optimizer=self.optimizer, loss=loss, jit_compile=False)
         self.optimizer.build(self.network.model.trainable_variables)
         self.step, self.minutes, self.history = 0, 0.0, []  # type: ignore[var-annotated]
@@ -110,8 +139,15 @@ class Trainer:
         np.savez(self.folder / "checkpoint.tmp.npz", state=state, **arrays)
         os.replace(self.folder / "checkpoint.tmp.npz", self.folder / "checkpoint.npz")
         with self.averaged():
-            save_weights(self.folder / "weights.npz", self.network,
-                         {"step": self.step, "minutes": round(self.minutes, 1), "settings": asdict(self.settings)})
+            save_weights(
+                self.folder / "weights.npz",
+                self.network,
+                {
+                    "step": self.step,
+                    "minutes": round(self.minutes, 1),
+                    "settings": asdict(self.settings),
+                },
+            )
         (self.folder / "history.json").write_text(json.dumps(self.history, indent=1))
 
     @contextmanager
@@ -119,7 +155,9 @@ class Trainer:
         """Within it the network bears the moving average of its weights."""
         variables = self.network.model.trainable_variables
         now = [np.asarray(v) for v in variables]
-        for variable, mean in zip(variables, self.optimizer._model_variables_moving_average, strict=True):
+        for variable, mean in zip(
+            variables, self.optimizer._model_variables_moving_average, strict=True
+        ):
             variable.assign(mean)
         try:
             yield
@@ -135,8 +173,15 @@ class Trainer:
     def _arrays(self, some: Sequence, rng: np.random.Generator) -> tuple:
         """Inputs, targets and weights of a step."""
         if self.settings.kind == "dense":
-            return np.stack([e.spectra for e in some]), np.stack([e.log_label for e in some])[..., None], np.stack([e.weight for e in some])
-        found, labels = (np.concatenate(parts) for parts in zip(*(windows(v, rng, self.settings.boxes) for v in some), strict=True))
+            return (
+                np.stack([e.spectra for e in some]),
+                np.stack([e.log_label for e in some])[..., None],
+                np.stack([e.weight for e in some]),
+            )
+        found, labels = (
+            np.concatenate(parts)
+            for parts in zip(*(windows(v, rng, self.settings.boxes) for v in some), strict=True)
+        )
         return found[..., None], labels[:, None], None
 
     def validate(self, held_out: Sequence) -> dict[str, float]:
@@ -144,34 +189,56 @@ class Trainer:
         errors = []
         with self.averaged():
             for i in range(0, len(held_out), self.settings.batch):
-                inputs, targets, weights = self._arrays(held_out[i:i + self.settings.batch], np.random.default_rng(i))
+                inputs, targets, weights = self._arrays(
+                    held_out[i : i + self.settings.batch], np.random.default_rng(i)
+                )
                 predicted = np.asarray(self.network.model.predict_on_batch(inputs))
-                errors.append((np.log(np.maximum(predicted, 0.1)) - np.log(targets)).ravel() if weights is None
-                              else (predicted - targets)[..., 0][weights > 0])
+                errors.append(
+                    (np.log(np.maximum(predicted, 0.1)) - np.log(targets)).ravel()
+                    if weights is None
+                    else (predicted - targets)[..., 0][weights > 0]
+                )
         every = 100 * np.concatenate(errors)
-        return {"bias": float(np.median(every)), "rms": float(np.sqrt(np.square(every).mean())), "mae": float(np.abs(every).mean())}
+        return {
+            "bias": float(np.median(every)),
+            "rms": float(np.sqrt(np.square(every).mean())),
+            "mae": float(np.abs(every).mean()),
+        }
 
-    def run(self, train: Sequence[Molecule], held_out: Sequence[Molecule], report: Callable[[dict], None]) -> None:
+    def run(
+        self,
+        train: Sequence[Molecule],
+        held_out: Sequence[Molecule],
+        report: Callable[[dict], None],
+    ) -> None:
         """Train until the settings' steps or minutes are spent, validating and saving on the way; `report` gets every history entry."""
         s = self.settings
         if self.step >= s.steps or self.minutes >= s.minutes:
             return  # a finished training, started again
-        validation = self._made(held_out, np.random.default_rng([s.seed, 10**6]), s.validation_volumes // 4)
+        validation = self._made(
+            held_out, np.random.default_rng([s.seed, 10**6]), s.validation_volumes // 4
+        )
         rng = np.random.default_rng([s.seed, self.step])
         pool = self._made(train, rng, s.pool // 4)
         started, before, losses, oldest = time.monotonic(), self.minutes, [], 0
         while self.step < s.steps and self.minutes < s.minutes:
             if self.step % s.renew == 0:
-                pool[oldest:oldest + 4] = self._made(train, rng, 1)
+                pool[oldest : oldest + 4] = self._made(train, rng, 1)
                 oldest = (oldest + 4) % len(pool)
             rate = progress_rate(s, self.step, self.minutes)
             self.optimizer.learning_rate.assign(rate)
-            inputs, targets, weights = self._arrays([pool[i] for i in rng.choice(len(pool), s.batch, replace=False)], rng)
-            losses.append(float(self.network.model.train_on_batch(inputs, targets, sample_weight=weights)))
+            inputs, targets, weights = self._arrays(
+                [pool[i] for i in rng.choice(len(pool), s.batch, replace=False)], rng
+            )
+            losses.append(
+                float(self.network.model.train_on_batch(inputs, targets, sample_weight=weights))
+            )
             self.step += 1
             self.minutes = before + (time.monotonic() - started) / 60
             if not math.isfinite(losses[-1]):
-                raise FloatingPointError(f"the loss became {losses[-1]} at step {self.step}; lower the learning rate")
+                raise FloatingPointError(
+                    f"the loss became {losses[-1]} at step {self.step}; lower the learning rate"
+                )
             if self.step % s.validate_every == 0:
                 self._note(rate, losses, validation, report)
                 losses = []
@@ -179,8 +246,15 @@ class Trainer:
         self._note(rate, losses, validation, report)
         self.save()
 
-    def _note(self, rate: float, losses: list[float], validation: Sequence, report: Callable[[dict], None]) -> None:
-        entry = {"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)) if losses else 0.0,
-                 **self.validate(validation)}
+    def _note(
+        self, rate: float, losses: list[float], validation: Sequence, report: Callable[[dict], None]
+    ) -> None:
+        entry = {
+            "step": self.step,
+            "minutes": round(self.minutes, 2),
+            "rate": rate,
+            "loss": float(np.mean(losses)) if losses else 0.0,
+            **self.validate(validation),
+        }
         self.history.append(entry)
         report(entry)

@@ -1,4 +1,5 @@
 """Options of the hook. RELION passes a file's name and nothing else, so they come from environment variables, or from a TOML file named by one."""
+
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,6 +23,7 @@ class Settings:
     lock            file that keeps others from the device; not given: one in the system's temporary folder for each device
     reconstruct     the program that makes the map to enhance
     """
+
     healpix_order: int = 4
     weights: str = "embedded"
     variant: str = "tightTarget"
@@ -32,7 +34,10 @@ class Settings:
     reconstruct: str = "relion_external_reconstruct"
 
 
-CHOICES = {"variant": ("tightTarget", "wideTarget", "highRes"), "precision": ("auto", "float32", "bfloat16", "float16")}
+CHOICES = {
+    "variant": ("tightTarget", "wideTarget", "highRes"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+}
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
@@ -45,7 +50,9 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
                 table = tomllib.load(stream)
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise InputError(f"{PREFIX}CONFIG={config}: cannot be read ({reason}); a TOML file is needed") from error
+            raise InputError(
+                f"{PREFIX}CONFIG={config}: cannot be read ({reason}); a TOML file is needed"
+            ) from error
         values = {key: (f"{config}: {key}", value) for key, value in table.items()}
     for variable, value in environment.items():
         if variable.startswith(PREFIX) and variable != f"{PREFIX}CONFIG":
@@ -54,12 +61,18 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     for key, (source, _) in values.items():
         if key not in known:
             raise InputError(f"{source}: no such option; there are {', '.join(known)}")
-    return Settings(**{key: _checked(key, source, value) for key, (source, value) in values.items()})
+    return Settings(
+        **{key: _checked(key, source, value) for key, (source, value) in values.items()}
+    )
 
 
 def _checked(key: str, source: str, value: Any) -> Any:
     if key == "healpix_order":
-        if isinstance(value, bool) or not str(value).strip().isdecimal() or not 0 <= int(value) <= 12:
+        if (
+            isinstance(value, bool)
+            or not str(value).strip().isdecimal()
+            or not 0 <= int(value) <= 12
+        ):
             raise InputError(f"{source} = {value}: a healpix order, 0 to 12, is needed")
         return int(value)
     if isinstance(value, int) and key == "gpu":

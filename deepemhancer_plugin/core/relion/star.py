@@ -2,6 +2,7 @@
 
 Read in RELION 3.1, 4.0 and 5.0, whose star files differ here only in rlnPixelSize (from 4.0 on).
 """
+
 import linecache
 import os
 import re
@@ -12,13 +13,16 @@ import starfile
 
 from deepemhancer_plugin.core.errors import InputError
 
-NAME = re.compile(r"(?P<root>.+)_it(?P<iteration>\d{3,})(?:_half(?P<half>[12]))?_(?P<kind>class|body)(?P<number>\d{3,})_external_reconstruct\.star",
-                  re.DOTALL)
+NAME = re.compile(
+    r"(?P<root>.+)_it(?P<iteration>\d{3,})(?:_half(?P<half>[12]))?_(?P<kind>class|body)(?P<number>\d{3,})_external_reconstruct\.star",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
 class Name:
     """The parts of PREFIX_it012_half1_class001_external_reconstruct.star; `half` is None in a joined iteration and in a classification."""
+
     root: str
     iteration: int
     half: int | None
@@ -36,6 +40,7 @@ class Job:
 
     order, rate     healpix order of the iteration before and A/voxel; None where this is no 3D half map of a split refinement
     """
+
     name: Name
     star: str
     result: str
@@ -49,8 +54,16 @@ def parse_name(path: str) -> Name:
     """The parts of the star file's name. InputError where RELION would not give it such a name."""
     match = NAME.fullmatch(path)
     if match is None or int(match["iteration"]) < 1:
-        raise InputError(f"{path}: not the name of an external reconstruction, PREFIX_it012_half1_class001_external_reconstruct.star")
-    return Name(match["root"], int(match["iteration"]), int(match["half"]) if match["half"] else None, match["kind"], int(match["number"]))
+        raise InputError(
+            f"{path}: not the name of an external reconstruction, PREFIX_it012_half1_class001_external_reconstruct.star"
+        )
+    return Name(
+        match["root"],
+        int(match["iteration"]),
+        int(match["half"]) if match["half"] else None,
+        match["kind"],
+        int(match["number"]),
+    )
 
 
 def read_job(path: str) -> Job:
@@ -61,7 +74,10 @@ def read_job(path: str) -> Job:
     """
     name = parse_name(path)
     general = _block(path, "external_reconstruct_general")
-    box, result = _value(path, general, "rlnOriginalImageSize", int), _value(path, general, "rlnExtReconsResult", str)
+    box, result = (
+        _value(path, general, "rlnOriginalImageSize", int),
+        _value(path, general, "rlnExtReconsResult", str),
+    )
     job = Job(name, path, result, general.get("rlnExtReconsResultStarfile"), box)
     if name.half is None or _value(path, general, "rlnReferenceDimensionality", int) != 3:
         return job
@@ -83,12 +99,16 @@ def read_job(path: str) -> Job:
 def _block(path: str, name: str) -> dict[str, Any]:
     """The first block of a star file, which is a list of names and values called data_`name`."""
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such file; RELION writes it before it asks for a reconstruction")
+        raise InputError(
+            f"{path}: no such file; RELION writes it before it asks for a reconstruction"
+        )
     linecache.clearcache()  # starfile reads through it, and leaves a file there that it could not read
     try:
         blocks = starfile.read(path, read_n_blocks=1, always_dict=True)
     except Exception as error:  # whatever a damaged file leads to in the parser
-        raise InputError(f"{path}: not a star file ({(str(error).splitlines() or [type(error).__name__])[0]})") from error
+        raise InputError(
+            f"{path}: not a star file ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        ) from error
     if not isinstance(blocks.get(name), dict):
         raise InputError(f"{path}: does not begin with the list data_{name}, as RELION's file does")
     return blocks[name]
@@ -100,4 +120,6 @@ def _value(path: str, block: dict[str, Any], key: str, kind: type) -> Any:
     except KeyError:
         raise InputError(f"{path}: has no {key}, which RELION writes") from None
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{path}: {key} is {block[key]!r}: {'a text' if kind is str else 'a number'} is needed") from None
+        raise InputError(
+            f"{path}: {key} is {block[key]!r}: {'a text' if kind is str else 'a number'} is needed"
+        ) from None

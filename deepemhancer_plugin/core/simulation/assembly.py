@@ -1,4 +1,5 @@
 """Copies of a molecule: rings and other point groups, hollow shells, fibres."""
+
 import re
 
 import numpy as np
@@ -7,15 +8,19 @@ from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.simulation.molecule import Molecule
 
-GAP = 4.0    # A between the nearest atoms of two copies in contact
+GAP = 4.0  # A between the nearest atoms of two copies in contact
 SPARSE = 1500  # atoms of a copy that contacts are looked for with
 SHELL = 20, 60  # copies packed at random on a sphere
 POINT_GROUP = re.compile(r"C[2-9]|C1\d|D[2-9]|T|O|I")
 
-Copies = tuple[Rotation, np.ndarray]  # rotations about the origin of n copies, and their shifts afterwards (n, 3) in A
+Copies = tuple[
+    Rotation, np.ndarray
+]  # rotations about the origin of n copies, and their shifts afterwards (n, 3) in A
 
 
-def assemble(molecule: Molecule, symmetry: str, length: float | None, rng: np.random.Generator) -> Molecule:
+def assemble(
+    molecule: Molecule, symmetry: str, length: float | None, rng: np.random.Generator
+) -> Molecule:
     """Copies of a molecule that stands about the origin, the first one's atoms first, in contact but not in each other.
 
     symmetry: C2 to C19, D2 to D9, T, O, I (axis of order n along z, scipy's groups); "helix" along z with a rise and twist of its own, over
@@ -28,10 +33,19 @@ def assemble(molecule: Molecule, symmetry: str, length: float | None, rng: np.ra
     elif POINT_GROUP.fullmatch(symmetry):
         rotations, shifts = _point_group(molecule, symmetry, rng)
     else:
-        raise ValueError(f"symmetry {symmetry!r}: C2 to C19, D2 to D9, T, O, I, helix or shell are right")
+        raise ValueError(
+            f"symmetry {symmetry!r}: C2 to C19, D2 to D9, T, O, I, helix or shell are right"
+        )
     n = len(shifts)
-    positions = np.concatenate([r.apply(molecule.positions) + s for r, s in zip(rotations, shifts, strict=True)])
-    return Molecule(np.tile(molecule.elements, n), positions, np.tile(molecule.b_factors, n), np.tile(molecule.occupancies, n))
+    positions = np.concatenate(
+        [r.apply(molecule.positions) + s for r, s in zip(rotations, shifts, strict=True)]
+    )
+    return Molecule(
+        np.tile(molecule.elements, n),
+        positions,
+        np.tile(molecule.b_factors, n),
+        np.tile(molecule.occupancies, n),
+    )
 
 
 def _sparse(molecule: Molecule) -> np.ndarray:
@@ -46,8 +60,12 @@ def _nearest(first: np.ndarray, others: list[np.ndarray]) -> float:
     """Distance in A between the nearest atoms of one copy (n, 3) and of any of the others; GAP where it is more."""
     tree = cKDTree(first)
     low, high = first.min(0) - GAP, first.max(0) + GAP
-    near = [part for o in others for part in [o[np.all((o > low) & (o < high), axis=1)]] if len(part)]
-    return float(min([tree.query(part, distance_upper_bound=GAP)[0].min() for part in near], default=GAP))
+    near = [
+        part for o in others for part in [o[np.all((o > low) & (o < high), axis=1)]] if len(part)
+    ]
+    return float(
+        min([tree.query(part, distance_upper_bound=GAP)[0].min() for part in near], default=GAP)
+    )
 
 
 def _contact(copies, free: float, least: float = 0.0) -> float:
@@ -69,22 +87,36 @@ def _point_group(molecule: Molecule, group: str, rng: np.random.Generator) -> Co
     rotations = Rotation.create_group(group)
     atoms, best = _sparse(molecule), (np.inf, np.zeros(3))
     # Off the axis of a ring there is one way to go; elsewhere the tightest of three.
-    for direction in [np.array([1.0, 0.0, 0.0])] if group[0] == "C" else Rotation.random(3, rng=rng).apply([1.0, 0.0, 0.0]):
+    for direction in (
+        [np.array([1.0, 0.0, 0.0])]
+        if group[0] == "C"
+        else Rotation.random(3, rng=rng).apply([1.0, 0.0, 0.0])
+    ):
         steps = np.linalg.norm(rotations.apply(direction) - direction, axis=1)
         free = (2 * _radius(molecule) + GAP) / steps[steps > 1e-6].min()
-        distance = _contact(lambda d, u=direction: [r.apply(atoms + d * u) for r in rotations], free)
+        distance = _contact(
+            lambda d, u=direction: [r.apply(atoms + d * u) for r in rotations], free
+        )
         if distance < best[0]:
             best = distance, direction
     return rotations, rotations.apply(best[0] * best[1])
 
 
 def _helix(molecule: Molecule, length: float | None, rng: np.random.Generator) -> Copies:
-    twist, radius = np.deg2rad(rng.uniform(20, 180)) * rng.choice([-1, 1]), rng.uniform(0, 1) * _radius(molecule)
+    twist, radius = (
+        np.deg2rad(rng.uniform(20, 180)) * rng.choice([-1, 1]),
+        rng.uniform(0, 1) * _radius(molecule),
+    )
     atoms = _sparse(molecule) + np.array([radius, 0.0, 0.0])
-    turn = int(np.ceil(2 * np.pi / abs(twist))) + 1  # copies up to the one that lies above the first
+    turn = (
+        int(np.ceil(2 * np.pi / abs(twist))) + 1
+    )  # copies up to the one that lies above the first
 
     def copies(rise: float) -> list[np.ndarray]:
-        return [Rotation.from_rotvec([0, 0, i * twist]).apply(atoms) + np.array([0, 0, i * rise]) for i in range(turn + 1)]
+        return [
+            Rotation.from_rotvec([0, 0, i * twist]).apply(atoms) + np.array([0, 0, i * rise])
+            for i in range(turn + 1)
+        ]
 
     rise = _contact(copies, float(np.ptp(molecule.positions[:, 2])) + GAP, 1.0)
     half = 4 if length is None else int(np.ceil(length / 2 / rise)) + 1
@@ -98,6 +130,8 @@ def _shell(molecule: Molecule, rng: np.random.Generator) -> Copies:
     # Points of a golden spiral: evenly spread.
     z = 1 - (2 * np.arange(n) + 1) / n
     angle = np.pi * (3 - np.sqrt(5)) * np.arange(n)
-    points = np.stack([np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1)
+    points = np.stack(
+        [np.sqrt(1 - z**2) * np.cos(angle), np.sqrt(1 - z**2) * np.sin(angle), z], axis=1
+    )
     nearest = cKDTree(points).query(points, 2)[0][:, 1].min()
     return Rotation.random(n, rng=rng), points * (2 * _radius(molecule) + GAP) / nearest

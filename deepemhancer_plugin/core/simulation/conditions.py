@@ -1,11 +1,30 @@
 """The conditions under which half maps are simulated."""
+
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft
 
-SYMMETRIES = ("C2", "C2", "C3", "C4", "C5", "C6", "C7", "D2", "D3", "D4", "T", "O", "I", "helix", "helix", "helix", "shell")  # in training
+SYMMETRIES = (
+    "C2",
+    "C2",
+    "C3",
+    "C4",
+    "C5",
+    "C6",
+    "C7",
+    "D2",
+    "D3",
+    "D4",
+    "T",
+    "O",
+    "I",
+    "helix",
+    "helix",
+    "helix",
+    "shell",
+)  # in training
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class Conditions:
     float16          rounded to half precision
     random_pose      a random rotation and sub-voxel shift; False keeps the model's own orientation and the centre of its atoms
     """
+
     resolution: float = 3.5
     sampling_rate: float = 1.0
     box: int | None = None
@@ -71,7 +91,9 @@ class Conditions:
     noise: float = 1.0
 
 
-def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128), typical: bool = False) -> Conditions:
+def random_conditions(
+    rng: np.random.Generator, box: tuple[int, int] = (96, 128), typical: bool = False
+) -> Conditions:
     """Conditions drawn from the range met in practice; `typical` (2.6-6 A, whole molecules) leaves out the rare and the extreme ones.
 
     `typical` is what evaluations use, with the plainer noise that their tables began with; training sees more (reconstructions, assemblies,
@@ -81,10 +103,21 @@ def random_conditions(rng: np.random.Generator, box: tuple[int, int] = (96, 128)
     low, high = (2.6, 6.0) if typical else (2.3, 8.0)
     conditions = Conditions(
         # Uniform in frequency, as the information is.
-        resolution=1 / rng.uniform(1 / high, 1 / low), box=None, margin=rng.uniform(10, 24), b_factor=rng.uniform(20, 200),
-        disorder=rng.uniform(0, 200), pose_error=rng.uniform(0.08, 0.25), angle_error=rng.uniform(0.2, 1.0), solvent=rng.uniform(0.3, 0.8),
-        micelle=rng.uniform(0.3, 0.7) if rng.random() < 0.33 else 0.0, micelle_height=rng.uniform(12, 20), micelle_width=rng.uniform(5, 18),
-        preferred=rng.uniform(0.3, 1) if rng.random() < 0.2 else 0.0, centred=rng.random() < 0.7, reconstruction=False)
+        resolution=1 / rng.uniform(1 / high, 1 / low),
+        box=None,
+        margin=rng.uniform(10, 24),
+        b_factor=rng.uniform(20, 200),
+        disorder=rng.uniform(0, 200),
+        pose_error=rng.uniform(0.08, 0.25),
+        angle_error=rng.uniform(0.2, 1.0),
+        solvent=rng.uniform(0.3, 0.8),
+        micelle=rng.uniform(0.3, 0.7) if rng.random() < 0.33 else 0.0,
+        micelle_height=rng.uniform(12, 20),
+        micelle_width=rng.uniform(5, 18),
+        preferred=rng.uniform(0.3, 1) if rng.random() < 0.2 else 0.0,
+        centred=rng.random() < 0.7,
+        reconstruction=False,
+    )
     if typical:
         return conditions
     changes: dict = {"sphere": rng.random() < 0.8, "reconstruction": rng.random() < 0.7}

@@ -1,20 +1,27 @@
 """Small ligands and glycans that were not in the atomic model, so that a network sees what to keep of them."""
+
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.simulation.molecule import Molecule
 
-BOND = 1.45      # A
-APART = 2.4      # A between atoms that are not bonded to each other
-FROM_MOLECULE = 2.8  # A between a grown atom and the molecule's, but for those about the one it hangs on
-REACH = 6.0      # A that an atom of a ligand strays from the molecule at most
+BOND = 1.45  # A
+APART = 2.4  # A between atoms that are not bonded to each other
+FROM_MOLECULE = (
+    2.8  # A between a grown atom and the molecule's, but for those about the one it hangs on
+)
+REACH = 6.0  # A that an atom of a ligand strays from the molecule at most
 FLEXIBLE = 12.0  # B in A^2 that each sugar has more than the one before it
 
 # A sugar in its chair: C1 C2 C3 C4 C5 O5, the substituents of C2, C3 and C4 and the arm of C5, C1 at the origin and C4 along x; A.
 _ANGLES = np.deg2rad(180 - 60 * np.arange(6))
-_RING = np.stack([1.43 * np.cos(_ANGLES), 1.43 * np.sin(_ANGLES), 0.25 * (-1.0) ** np.arange(6)], axis=1)
-_OUT = np.stack([2.83 * np.cos(_ANGLES), 2.83 * np.sin(_ANGLES), -0.15 * (-1.0) ** np.arange(6)], axis=1)
+_RING = np.stack(
+    [1.43 * np.cos(_ANGLES), 1.43 * np.sin(_ANGLES), 0.25 * (-1.0) ** np.arange(6)], axis=1
+)
+_OUT = np.stack(
+    [2.83 * np.cos(_ANGLES), 2.83 * np.sin(_ANGLES), -0.15 * (-1.0) ** np.arange(6)], axis=1
+)
 SUGAR = np.concatenate([_RING, _OUT[1:5]]) - _RING[0]
 SUGAR_ELEMENTS = np.array(["C", "C", "C", "C", "C", "O", "O", "O", "O", "C"])
 LINKS = (8, 7, 9)  # atoms of a sugar that the next hangs on: O4, O3, C6
@@ -40,7 +47,12 @@ def decorate(molecule: Molecule, count: int, rng: np.random.Generator) -> Molecu
         occupancy = rng.uniform(0.4, 1) if rng.random() < 1 / 3 else 1.0
         parts.append(Molecule(elements, positions, b, np.full(len(b), occupancy)))
         tree = cKDTree(np.concatenate([p.positions for p in parts]))
-    return Molecule(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("elements", "positions", "b_factors", "occupancies")))
+    return Molecule(
+        *(
+            np.concatenate([getattr(p, f) for p in parts])
+            for f in ("elements", "positions", "b_factors", "occupancies")
+        )
+    )
 
 
 def _outwards(place: np.ndarray, tree: cKDTree) -> np.ndarray:
@@ -49,7 +61,9 @@ def _outwards(place: np.ndarray, tree: cKDTree) -> np.ndarray:
     return away / max(float(np.linalg.norm(away)), 1e-6)
 
 
-def _glycan(atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _glycan(
+    atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Elements, positions (n, 3) and number of the sugar in its branch (n,)."""
     placed: list[np.ndarray] = []
     steps: list[np.ndarray] = []
@@ -68,13 +82,24 @@ def _glycan(atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Genera
             turn, _ = Rotation.align_vectors([towards / np.linalg.norm(towards)], [[1.0, 0.0, 0.0]])
             spun = turn * Rotation.from_rotvec([rng.uniform(0, 2 * np.pi), 0, 0])
             sugar = spun.apply(SUGAR) + link + BOND * along
-            free = tree.query(sugar[1:])[0].min() > FROM_MOLECULE if step > 1 else _clear(sugar, atoms[anchor], tree)
+            free = (
+                tree.query(sugar[1:])[0].min() > FROM_MOLECULE
+                if step > 1
+                else _clear(sugar, atoms[anchor], tree)
+            )
             if free and (not len(own) or cKDTree(own).query(sugar)[0].min() > APART):
                 placed.append(sugar)
                 steps.append(np.full(len(sugar), step))
-                open_ends += [(sugar[i], step + 1) for i in rng.permutation(LINKS)[:rng.choice([1, 2], p=[0.7, 0.3])]]
+                open_ends += [
+                    (sugar[i], step + 1)
+                    for i in rng.permutation(LINKS)[: rng.choice([1, 2], p=[0.7, 0.3])]
+                ]
                 break
-    return (np.tile(SUGAR_ELEMENTS, len(placed)), np.concatenate([*placed, np.zeros((0, 3))]), np.concatenate([*steps, np.zeros(0)]))
+    return (
+        np.tile(SUGAR_ELEMENTS, len(placed)),
+        np.concatenate([*placed, np.zeros((0, 3))]),
+        np.concatenate([*steps, np.zeros(0)]),
+    )
 
 
 def _clear(grown: np.ndarray, anchor: np.ndarray, tree: cKDTree) -> bool:
@@ -84,7 +109,9 @@ def _clear(grown: np.ndarray, anchor: np.ndarray, tree: cKDTree) -> bool:
     return bool((distance[~near] > FROM_MOLECULE).all() and (distance[near] > BOND - 0.05).all())
 
 
-def _ligand(atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ligand(
+    atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Elements, positions (n, 3) and zeros (n,): beside the molecule, at the distance of a hydrogen bond from the anchor."""
     start = atoms[anchor] + 2.9 * _outwards(atoms[anchor], tree)
     grown = [start] if tree.query(start)[0] > FROM_MOLECULE else []
@@ -97,7 +124,10 @@ def _ligand(atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Genera
         step = rng.standard_normal(3)
         new = root + BOND * step / np.linalg.norm(step)
         distance = np.linalg.norm(np.array(grown) - new, axis=1)
-        if np.sort(distance)[1:2].min(initial=APART) >= APART and FROM_MOLECULE < tree.query(new)[0] < REACH:
+        if (
+            np.sort(distance)[1:2].min(initial=APART) >= APART
+            and FROM_MOLECULE < tree.query(new)[0] < REACH
+        ):
             grown.append(new)
     elements = rng.choice(["C", "O", "N", "P", "S"], len(grown), p=[0.68, 0.17, 0.11, 0.02, 0.02])
     return elements, np.array(grown).reshape(-1, 3), np.zeros(len(grown))

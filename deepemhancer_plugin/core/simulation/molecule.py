@@ -1,4 +1,5 @@
 """Atomic models as arrays, and the electron-scattering potential, the mask and the envelope they give on a grid."""
+
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +11,17 @@ from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.errors import InputError
 
-MEAN_B = 30.0    # A^2, what the file's B factors are standardised to,
+MEAN_B = 30.0  # A^2, what the file's B factors are standardised to,
 SPREAD_B = 15.0  # and their spread: files mean quite different things by a B factor
 U_TO_B = 8 * np.pi**2
-FINER = 1.25     # grid that atoms are summed on, against the map's
+FINER = 1.25  # grid that atoms are summed on, against the map's
 NO_ATOMS = ("DUM",)  # residues that mark a membrane's planes
 
 
 @dataclass(frozen=True)
 class Molecule:
     """Heavy atoms: elements (names), positions (n, 3) as x, y, z in A, B factors (n,) in A^2, occupancies (n,)."""
+
     elements: np.ndarray
     positions: np.ndarray
     b_factors: np.ndarray
@@ -33,19 +35,40 @@ class Molecule:
         return replace(self, positions=rotation.apply(self.positions) + shift)
 
     def __getitem__(self, index) -> "Molecule":
-        return Molecule(self.elements[index], self.positions[index], self.b_factors[index], self.occupancies[index])
+        return Molecule(
+            self.elements[index],
+            self.positions[index],
+            self.b_factors[index],
+            self.occupancies[index],
+        )
 
 
 def from_structure(structure: gemmi.Structure, standardise: bool = True) -> Molecule:
     """The first model's atoms, ligands and glycans too, without hydrogens and waters; B factors standardised to 30 +- 15 A^2, or the file's."""
-    atoms = [atom for chain in structure[0] for residue in chain if not residue.is_water() and residue.name not in NO_ATOMS for atom in residue
-             if atom.element.name not in ("H", "D", "X") and atom.occ > 0]
+    atoms = [
+        atom
+        for chain in structure[0]
+        for residue in chain
+        if not residue.is_water() and residue.name not in NO_ATOMS
+        for atom in residue
+        if atom.element.name not in ("H", "D", "X") and atom.occ > 0
+    ]
     b = np.array([atom.b_iso for atom in atoms], np.float64)
     spread = b.std() if len(b) else 0.0
     if standardise:
-        b = np.clip(MEAN_B + (SPREAD_B / spread) * (b - np.median(b)) if spread > 1 else np.full(len(b), MEAN_B), 12, 150)
-    return Molecule(np.array([atom.element.name for atom in atoms]), np.array([atom.pos.tolist() for atom in atoms]).reshape(-1, 3),
-                    np.maximum(b, 0), np.array([atom.occ for atom in atoms]))
+        b = np.clip(
+            MEAN_B + (SPREAD_B / spread) * (b - np.median(b))
+            if spread > 1
+            else np.full(len(b), MEAN_B),
+            12,
+            150,
+        )
+    return Molecule(
+        np.array([atom.element.name for atom in atoms]),
+        np.array([atom.pos.tolist() for atom in atoms]).reshape(-1, 3),
+        np.maximum(b, 0),
+        np.array([atom.occ for atom in atoms]),
+    )
 
 
 def read_molecule(path: str | Path, standardise: bool = True) -> Molecule:
@@ -56,21 +79,35 @@ def read_molecule(path: str | Path, standardise: bool = True) -> Molecule:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, OSError, LookupError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not an atomic model in PDB or mmCIF format ({reason})") from error
+        raise InputError(
+            f"{path}: not an atomic model in PDB or mmCIF format ({reason})"
+        ) from error
     molecule = from_structure(structure, standardise) if len(structure) else None
     if molecule is None or not len(molecule):
         raise InputError(f"{path}: holds no atoms besides hydrogens and waters")
     if not np.isfinite(molecule.positions).all():
-        raise InputError(f"{path}: holds atoms without coordinates; numbers in A are needed for each")
+        raise InputError(
+            f"{path}: holds atoms without coordinates; numbers in A are needed for each"
+        )
     return molecule
 
 
 def _model(molecule: Molecule) -> gemmi.Model:
-    residue, elements = gemmi.Residue(), {name: gemmi.Element(name) for name in set(molecule.elements)}
+    residue, elements = (
+        gemmi.Residue(),
+        {name: gemmi.Element(name) for name in set(molecule.elements)},
+    )
     residue.name = "UNK"
-    for name, position, b, occupancy in zip(molecule.elements, molecule.positions, molecule.b_factors, molecule.occupancies, strict=True):
+    for name, position, b, occupancy in zip(
+        molecule.elements, molecule.positions, molecule.b_factors, molecule.occupancies, strict=True
+    ):
         atom = gemmi.Atom()
-        atom.element, atom.pos, atom.b_iso, atom.occ = elements[name], gemmi.Position(*position), b, occupancy
+        atom.element, atom.pos, atom.b_iso, atom.occ = (
+            elements[name],
+            gemmi.Position(*position),
+            b,
+            occupancy,
+        )
         residue.add_atom(atom)
     chain, model = gemmi.Chain("A"), gemmi.Model(1)
     chain.add_residue(residue)
@@ -90,7 +127,9 @@ def _grid(kind, shape: tuple[int, ...], rate: float):
     return grid
 
 
-def potential(molecule: Molecule, shape: tuple[int, ...], rate: float, workers: int = 1) -> np.ndarray:
+def potential(
+    molecule: Molecule, shape: tuple[int, ...], rate: float, workers: int = 1
+) -> np.ndarray:
     """Half spectrum (nz, ny, nx // 2 + 1) of the molecule's electron-scattering potential, atom positions in the box's own frame.
 
     Electron form factors of gemmi (Peng et al. 1996, Acta Cryst. A52, 257). The atoms are summed on a grid a quarter finer, blurred to
@@ -107,9 +146,22 @@ def potential(molecule: Molecule, shape: tuple[int, ...], rate: float, workers: 
     calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
     calculator.grid.set_size(*fine[::-1])
     calculator.add_model_density_to_grid(_model(molecule))
-    spectrum = fft.rfftn(np.asarray(calculator.grid.array, np.float32).transpose(2, 1, 0), workers=workers)
-    frequencies = [fft.fftfreq(shape[0], rate), fft.fftfreq(shape[1], rate), fft.rfftfreq(shape[2], rate)]
-    spectrum = spectrum[np.ix_(*(np.round(k * n * rate).astype(int) % f for k, n, f in zip(frequencies, shape, fine, strict=True)))]
+    spectrum = fft.rfftn(
+        np.asarray(calculator.grid.array, np.float32).transpose(2, 1, 0), workers=workers
+    )
+    frequencies = [
+        fft.fftfreq(shape[0], rate),
+        fft.fftfreq(shape[1], rate),
+        fft.rfftfreq(shape[2], rate),
+    ]
+    spectrum = spectrum[
+        np.ix_(
+            *(
+                np.round(k * n * rate).astype(int) % f
+                for k, n, f in zip(frequencies, shape, fine, strict=True)
+            )
+        )
+    ]
     spectrum *= np.float32(math.prod(shape) / math.prod(fine))
     for axis, k in enumerate(frequencies):
         factor = np.exp(blur / 4 * k**2).astype(np.float32)

@@ -1,10 +1,11 @@
 """What is minimised: the published mean absolute error, the Fourier shell correlation to the target, squared errors and those of the gradient."""
+
 import functools
 
 import numpy as np
 
 NOTHING = 0.02  # of a target whose 95th percentile in a protein is about one
-FAINT = 2e-3    # mean square of a target from which down the squared error is hardly relative to it any more: a protein at a cube's corner
+FAINT = 2e-3  # mean square of a target from which down the squared error is hardly relative to it any more: a protein at a cube's corner
 
 
 @functools.cache
@@ -13,13 +14,27 @@ def _matrices(edge: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     As a matrix, because a product with it is the one way to sum over shells that is fast on every backend. And the DFT's cosines and sines.
     """
-    k = np.sqrt(sum(np.square(f) for f in np.meshgrid(np.fft.fftfreq(edge), np.fft.fftfreq(edge), np.fft.rfftfreq(edge), indexing="ij")))
+    k = np.sqrt(
+        sum(
+            np.square(f)
+            for f in np.meshgrid(
+                np.fft.fftfreq(edge), np.fft.fftfreq(edge), np.fft.rfftfreq(edge), indexing="ij"
+            )
+        )
+    )
     shell = np.round(k * edge).astype(int)
-    weight = np.where((np.arange(edge // 2 + 1) == 0) | (np.arange(edge // 2 + 1) == edge // 2), 1.0, 2.0) * np.ones_like(k)
+    weight = np.where(
+        (np.arange(edge // 2 + 1) == 0) | (np.arange(edge // 2 + 1) == edge // 2), 1.0, 2.0
+    ) * np.ones_like(k)
     shells = np.arange(1, edge // 2 + 1)
     angle = 2 * np.pi / edge * np.outer(np.arange(edge), np.arange(edge))
-    return (((shell[..., None] == shells) * weight[..., None]).reshape(-1, len(shells)).astype(np.float32),
-            np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32))
+    return (
+        ((shell[..., None] == shells) * weight[..., None])
+        .reshape(-1, len(shells))
+        .astype(np.float32),
+        np.cos(angle).astype(np.float32),
+        np.sin(angle).astype(np.float32),
+    )
 
 
 class Loss:
@@ -35,8 +50,14 @@ class Loss:
     made of noise, or of what surrounds a molecule, is next to nothing in a mean over all voxels.
     """
 
-    def __init__(self, weight: float, gradient_weight: float = 0.0, empty_weight: float = 1.0, square_weight: float = 0.0,
-                 absolute_weight: float = 1.0):
+    def __init__(
+        self,
+        weight: float,
+        gradient_weight: float = 0.0,
+        empty_weight: float = 1.0,
+        square_weight: float = 0.0,
+        absolute_weight: float = 1.0,
+    ):
         self.weight, self.gradient_weight, self.empty_weight = weight, gradient_weight, empty_weight
         self.square_weight, self.absolute_weight = square_weight, absolute_weight
 
@@ -49,7 +70,10 @@ class Loss:
         real, imaginary = ops.matmul(cubes, cos[:, :half]), -ops.matmul(cubes, sin[:, :half])
         for axis in (2, 1):
             real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
-            real, imaginary = (ops.matmul(real, cos) + ops.matmul(imaginary, sin), ops.matmul(imaginary, cos) - ops.matmul(real, sin))
+            real, imaginary = (
+                ops.matmul(real, cos) + ops.matmul(imaginary, sin),
+                ops.matmul(imaginary, cos) - ops.matmul(real, sin),
+            )
             real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
         shape = (-1, edge * edge * half)
         return ops.reshape(real, shape), ops.reshape(imaginary, shape)
@@ -77,10 +101,16 @@ class Loss:
             curve, filled = self.shells(target, prediction)
             loss = loss + self.weight * ops.mean(filled * (1 - curve))
         if self.square_weight:
-            error, power = (ops.mean(ops.square(a), axis=(1, 2, 3, 4)) for a in (target - prediction, target))
+            error, power = (
+                ops.mean(ops.square(a), axis=(1, 2, 3, 4)) for a in (target - prediction, target)
+            )
             loss = loss + self.square_weight * ops.mean(error / (power + FAINT))
         if self.gradient_weight:
             error = target - prediction
-            steps = (error[:, 1:] - error[:, :-1], error[:, :, 1:] - error[:, :, :-1], error[:, :, :, 1:] - error[:, :, :, :-1])
+            steps = (
+                error[:, 1:] - error[:, :-1],
+                error[:, :, 1:] - error[:, :, :-1],
+                error[:, :, :, 1:] - error[:, :, :, :-1],
+            )
             loss = loss + self.gradient_weight / 3 * sum(ops.mean(ops.abs(step)) for step in steps)
         return loss

@@ -12,7 +12,12 @@ def make(name: str, rate: float, average: float):
     """
     import keras
 
-    average_and_clip = {"global_clipnorm": 1.0, "use_ema": True, "ema_momentum": average, "ema_overwrite_frequency": None}
+    average_and_clip = {
+        "global_clipnorm": 1.0,
+        "use_ema": True,
+        "ema_momentum": average,
+        "ema_overwrite_frequency": None,
+    }
     if name == "adam":
         return keras.optimizers.Adam(rate, **average_and_clip)
     return _muon()(rate, weight_decay=None, adam_weight_decay=None, **average_and_clip)

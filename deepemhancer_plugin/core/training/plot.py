@@ -1,4 +1,5 @@
 """The course of a training as a picture."""
+
 from collections.abc import Sequence
 from pathlib import Path
 

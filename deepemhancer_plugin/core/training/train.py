@@ -1,4 +1,5 @@
 """The training loop: resumable, on any Keras backend, with held-out validation and averaged weights."""
+
 import json
 import math
 import os
@@ -12,13 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.core import convolutions, devices
+from deepemhancer_plugin.core import devices
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.networks import PUBLISHED, UNREADABLE, Architecture, build, load_weights, save_weights
 from deepemhancer_plugin.core.training import optimizers
 from deepemhancer_plugin.core.training.cubes import NOISE_ONLY, TYPICAL, Source, Task
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.pool import Pool
+from deepemhancer_plugin.core.weights.networks import (
+    PUBLISHED,
+    UNREADABLE,
+    Architecture,
+    build,
+    load_weights,
+    save_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Settings:
     typical           share of them under the conditions that are met most (simulation.random_conditions)
     blur              share of the cubes whose input is blurred (pool.Pool.batch)
     """
+
     architecture: Architecture = field(default_factory=Architecture)
     edges: tuple[int, ...] = (64, 96, 128)
     batch: int = 8
@@ -73,8 +82,17 @@ class Settings:
 
 
 # The published network's (Sanchez-Garcia et al. 2021), where they differ; Adam and the patch corruption are the same.
-PUBLISHED_SETTINGS: dict[str, Any] = {"architecture": PUBLISHED, "edges": (64,), "batch": 8, "rate": 1e-3, "warmup": 0, "schedule": "plateau",
-                                      "fsc_weight": 0.0, "average": 0.0, "blur": 0.1}
+PUBLISHED_SETTINGS: dict[str, Any] = {
+    "architecture": PUBLISHED,
+    "edges": (64,),
+    "batch": 8,
+    "rate": 1e-3,
+    "warmup": 0,
+    "schedule": "plateau",
+    "fsc_weight": 0.0,
+    "average": 0.0,
+    "blur": 0.1,
+}
 
 
 class _Prefetch:
@@ -83,7 +101,12 @@ class _Prefetch:
     What a thread raises, `get` raises at once.
     """
 
-    def __init__(self, make: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]], seed: Sequence[int], threads: int):
+    def __init__(
+        self,
+        make: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]],
+        seed: Sequence[int],
+        threads: int,
+    ):
         self._queue: queue.Queue = queue.Queue(2 * threads)
         self._stop = False
         self._error: BaseException | None = None
@@ -103,7 +126,9 @@ class _Prefetch:
                     except queue.Full:
                         continue
 
-        self._threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(threads)]
+        self._threads = [
+            threading.Thread(target=run, args=(i,), daemon=True) for i in range(threads)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -139,15 +164,26 @@ def plateau(errors: Sequence[float]) -> float:
     return scale
 
 
-def _draw(pool: Pool, settings: Settings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    pool: Pool, settings: Settings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     edge = int(rng.choice(settings.edges))
-    return pool.batch(max(1, round(settings.batch * (min(settings.edges) / edge) ** 3)), edge, rng, settings.blur)
+    return pool.batch(
+        max(1, round(settings.batch * (min(settings.edges) / edge) ** 3)), edge, rng, settings.blur
+    )
 
 
 def validation_set(source: Source, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Always the same cubes of held-out entries, of the largest edge: inputs and targets."""
-    made = [source.cubes(i % len(source), np.random.default_rng([settings.seed, 10**6 + i]), 1, max(settings.edges))
-            for i in range(settings.validation_cubes)]
+    made = [
+        source.cubes(
+            i % len(source),
+            np.random.default_rng([settings.seed, 10**6 + i]),
+            1,
+            max(settings.edges),
+        )
+        for i in range(settings.validation_cubes)
+    ]
     return np.concatenate([m[0] for m in made]), np.concatenate([m[1] for m in made])
 
 
@@ -160,26 +196,45 @@ class Trainer:
 
         self.where = devices.select_devices()
         if settings.precision == "auto":
-            settings = replace(settings, precision="mixed_bfloat16" if self.where.kind == "gpu" or self.where.bfloat16 else "float32")
+            settings = replace(
+                settings,
+                precision="mixed_bfloat16"
+                if self.where.kind == "gpu" or self.where.bfloat16
+                else "float32",
+            )
         self.settings, self.folder = settings, folder
         folder.mkdir(parents=True, exist_ok=True)
         keras.config.set_dtype_policy(settings.precision)
         keras.utils.set_random_seed(settings.seed)
         self.network = load_weights(start)[0] if start else build(settings.architecture)
         asked = settings.architecture
-        if replace(self.network.architecture, normalization=asked.normalization, answer=asked.answer) != asked:
-            raise InputError(f"{start}: weights of another network ({self.network.architecture}) than the one to train ({asked}); "
-                             "the same is needed")
+        if (
+            replace(
+                self.network.architecture, normalization=asked.normalization, answer=asked.answer
+            )
+            != asked
+        ):
+            raise InputError(
+                f"{start}: weights of another network ({self.network.architecture}) than the one to train ({asked}); "
+                "the same is needed"
+            )
         self.network.architecture = asked
-        self.loss = Loss(settings.fsc_weight, settings.gradient_weight, settings.empty_weight, settings.square_weight,
-                         settings.absolute_weight)
+        self.loss = Loss(
+            settings.fsc_weight,
+            settings.gradient_weight,
+            settings.empty_weight,
+            settings.square_weight,
+            settings.absolute_weight,
+        )
         optimizer = optimizers.make(settings.optimizer, settings.rate, settings.average)
         # One model for each edge, all of the same weights: their shapes are known when they are compiled.
         self.models = {}
         for edge in settings.edges:
             cube = keras.Input((edge, edge, edge, settings.architecture.channels))
             self.models[edge] = keras.Model(cube, self.network.model(cube))
-            self.models[edge].compile(optimizer=optimizer, loss=self.loss, jit_compile=keras.backend.backend() == "jax")
+            self.models[edge].compile(
+                optimizer=optimizer, loss=self.loss, jit_compile=keras.backend.backend() == "jax"
+            )
         optimizer.build(self.network.model.trainable_variables)
         self.optimizer = optimizer
         self.step, self.minutes, self.history = 0, 0.0, []  # type: ignore[var-annotated]
@@ -194,14 +249,22 @@ class Trainer:
         try:
             with np.load(path, allow_pickle=False) as data:
                 state = json.loads(str(data["state"]))
-                step, minutes, history = int(state["step"]), float(state["minutes"]), list(state["history"])
+                step, minutes, history = (
+                    int(state["step"]),
+                    float(state["minutes"]),
+                    list(state["history"]),
+                )
                 arrays = [data[f"v{i}"] for i in range(len(data.files) - 1)]
         except UNREADABLE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{path}: a damaged checkpoint ({reason}); remove it to begin anew, for example with --start and the weights.npz "
-                             "beside it") from error
+            raise InputError(
+                f"{path}: a damaged checkpoint ({reason}); remove it to begin anew, for example with --start and the weights.npz "
+                "beside it"
+            ) from error
         if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
-            raise InputError(f"{path}: the checkpoint of another network; the settings that it was begun with, or another folder, are right")
+            raise InputError(
+                f"{path}: the checkpoint of another network; the settings that it was begun with, or another folder, are right"
+            )
         for variable, values in zip(variables, arrays, strict=True):
             variable.assign(values)
         self.step, self.minutes, self.history = step, minutes, history
@@ -214,49 +277,92 @@ class Trainer:
         np.savez(temporary, state=state, **arrays)
         os.replace(temporary, self.folder / "checkpoint.npz")
         with self.averaged():
-            save_weights(self.folder / "weights.npz", self.network,
-                         {"step": self.step, "minutes": round(self.minutes, 1), "settings": _plain(self.settings)})
+            save_weights(
+                self.folder / "weights.npz",
+                self.network,
+                {
+                    "step": self.step,
+                    "minutes": round(self.minutes, 1),
+                    "settings": _plain(self.settings),
+                },
+            )
         (self.folder / "history.json").write_text(json.dumps(self.history, indent=1))
 
     def _errors(self) -> list[float]:
         """The validations' errors; those at the end of a run, which come in between, do not count."""
-        return [entry["mae"] for entry in self.history if entry["step"] % self.settings.validate_every == 0 and not entry.get("end")]
+        return [
+            entry["mae"]
+            for entry in self.history
+            if entry["step"] % self.settings.validate_every == 0 and not entry.get("end")
+        ]
 
     def averaged(self):
         """Context in which the network bears the moving average of its weights."""
-        return _Averaged(self.network.model.trainable_variables, self.optimizer._model_variables_moving_average)
+        return _Averaged(
+            self.network.model.trainable_variables, self.optimizer._model_variables_moving_average
+        )
 
     def validate(self, inputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """MAE, mean FSC and correlation of the averaged network on held-out cubes (0 where none holds any molecule)."""
         from keras import ops
 
         with self.averaged():
-            predictions = np.concatenate([np.asarray(self.models[inputs.shape[1]].predict_on_batch(inputs[i:i + 1]), np.float32)
-                                          for i in range(len(inputs))])
+            predictions = np.concatenate(
+                [
+                    np.asarray(
+                        self.models[inputs.shape[1]].predict_on_batch(inputs[i : i + 1]), np.float32
+                    )
+                    for i in range(len(inputs))
+                ]
+            )
         targets = targets.astype(np.float32)
         some = [i for i in range(len(targets)) if np.any(targets[i])]
-        curves = [[np.asarray(ops.convert_to_numpy(a)) for a in self.loss.shells(targets[i:i + 1], predictions[i:i + 1])] for i in some]
+        curves = [
+            [
+                np.asarray(ops.convert_to_numpy(a))
+                for a in self.loss.shells(targets[i : i + 1], predictions[i : i + 1])
+            ]
+            for i in some
+        ]
         shells = float(sum(filled.sum() for _, filled in curves))
         with np.errstate(invalid="ignore"):  # a prediction may be all the same
-            correlations = [np.nan_to_num(np.corrcoef(targets[i].ravel(), predictions[i].ravel())[0, 1]) for i in some]
-        empty = [float(np.percentile(predictions[i], 99.9)) for i in range(len(targets)) if i not in some]
-        return {"mae": float(np.abs(predictions - targets).mean()),
-                "fsc": float(sum((curve * filled).sum() for curve, filled in curves)) / max(shells, 1.0),
-                "cc": float(np.mean(correlations)) if some else 0.0,
-                "noise": float(np.mean(empty)) if empty else 0.0}
+            correlations = [
+                np.nan_to_num(np.corrcoef(targets[i].ravel(), predictions[i].ravel())[0, 1])
+                for i in some
+            ]
+        empty = [
+            float(np.percentile(predictions[i], 99.9)) for i in range(len(targets)) if i not in some
+        ]
+        return {
+            "mae": float(np.abs(predictions - targets).mean()),
+            "fsc": float(sum((curve * filled).sum() for curve, filled in curves))
+            / max(shells, 1.0),
+            "cc": float(np.mean(correlations)) if some else 0.0,
+            "noise": float(np.mean(empty)) if empty else 0.0,
+        }
 
-    def run(self, pool: Pool, validation: tuple[np.ndarray, np.ndarray], report: Callable[[dict], None]) -> None:
+    def run(
+        self, pool: Pool, validation: tuple[np.ndarray, np.ndarray], report: Callable[[dict], None]
+    ) -> None:
         """Train until the settings' steps or minutes are spent, validating and saving on the way; `report` gets every history entry."""
         settings = self.settings
         if self.step >= settings.steps or self.minutes >= settings.minutes:
             return  # a finished training, started again
-        batches = _Prefetch(lambda rng: _draw(pool, settings, rng), [settings.seed, self.step], max(1, settings.workers // 4))
+        batches = _Prefetch(
+            lambda rng: _draw(pool, settings, rng),
+            [settings.seed, self.step],
+            max(1, settings.workers // 4),
+        )
         started, before, losses, drawn, made = time.monotonic(), self.minutes, [], 0, 0
         scale = plateau(self._errors())
         try:
             ended = False
             while not ended:
-                rate = learning_rate(settings, self.step, self.minutes) if settings.schedule == "cosine" else settings.rate * scale
+                rate = (
+                    learning_rate(settings, self.step, self.minutes)
+                    if settings.schedule == "cosine"
+                    else settings.rate * scale
+                )
                 self.optimizer.learning_rate.assign(rate)
                 inputs, targets = batches.get()
                 losses.append(float(self.models[inputs.shape[1]].train_on_batch(inputs, targets)))
@@ -264,13 +370,27 @@ class Trainer:
                 self.step += 1
                 self.minutes = before + (time.monotonic() - started) / 60
                 if not math.isfinite(losses[-1]):
-                    raise FloatingPointError(f"the loss became {losses[-1]} at step {self.step}; lower the learning rate")
-                ended, regular = self.step >= settings.steps or self.minutes >= settings.minutes, self.step % settings.validate_every == 0
+                    raise FloatingPointError(
+                        f"the loss became {losses[-1]} at step {self.step}; lower the learning rate"
+                    )
+                ended, regular = (
+                    self.step >= settings.steps or self.minutes >= settings.minutes,
+                    self.step % settings.validate_every == 0,
+                )
                 if regular or ended:
                     fresh, made = pool.filled() - made, pool.filled()
-                    self.history.append({"step": self.step, "minutes": round(self.minutes, 2), "rate": rate, "loss": float(np.mean(losses)),
-                                         "simulated": made, "looks": drawn / max(fresh, 1),
-                                         **self.validate(*validation), **({} if regular else {"end": True})})
+                    self.history.append(
+                        {
+                            "step": self.step,
+                            "minutes": round(self.minutes, 2),
+                            "rate": rate,
+                            "loss": float(np.mean(losses)),
+                            "simulated": made,
+                            "looks": drawn / max(fresh, 1),
+                            **self.validate(*validation),
+                            **({} if regular else {"end": True}),
+                        }
+                    )
                     losses, drawn = [], 0
                     scale = plateau(self._errors())
                     report(self.history[-1])
@@ -286,7 +406,9 @@ class _Averaged:
     def __enter__(self):
         self._kept = [np.asarray(v) for v, _ in self._pairs]
         for variable, average in self._pairs:
-            variable.assign(np.array(average))  # a copy: JAX gives away the buffers of the state that it steps
+            variable.assign(
+                np.array(average)
+            )  # a copy: JAX gives away the buffers of the state that it steps
 
     def __exit__(self, *_):
         for (variable, _), kept in zip(self._pairs, self._kept, strict=True):
@@ -295,20 +417,36 @@ class _Averaged:
 
 def _plain(settings: Settings) -> dict:
     values = asdict(settings)
-    return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
+    return {
+        k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()
+    }
 
 
-def train(source: Source, held_out: Source, settings: Settings, folder: Path, report: Callable[[dict], None],
-          start: str | Path | None = None, log: Callable[[str], None] = lambda line: None) -> Trainer:
+def train(
+    source: Source,
+    held_out: Source,
+    settings: Settings,
+    folder: Path,
+    report: Callable[[dict], None],
+    start: str | Path | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Trainer:
     """Train on `source`, validate on `held_out` (both made for `settings.task`), keep everything in `folder`, go on from what is there already.
 
     `start`: weights to start from instead of random ones. `log` is told the device.
     """
-    with Pool(source, settings.pool, max(settings.edges), settings.architecture.channels, settings.workers, settings.seed) as pool:
+    with Pool(
+        source,
+        settings.pool,
+        max(settings.edges),
+        settings.architecture.channels,
+        settings.workers,
+        settings.seed,
+    ) as pool:
         validation = validation_set(held_out, settings)
         pool.wait(min(settings.pool, 4 * settings.batch))
         trainer = Trainer(settings, folder, start)
         log(f"device: {trainer.where.description} ({trainer.where.why})")
-        log(f"precision: {convolutions.described(trainer.settings.precision, trainer.where)}")
+        log(f"precision: {trainer.settings.precision}")
         trainer.run(pool, validation, report)
     return trainer

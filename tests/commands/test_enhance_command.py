@@ -1,0 +1,443 @@
+"""The command: every refusal is one line and leaves nothing behind; what comes out sits where the input sat."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mrcfile
+import numpy as np
+import pytest
+from official_checkpoint import write_small
+
+from deepemhancer_plugin import __version__
+from deepemhancer_plugin.core.commands import main as cli
+from deepemhancer_plugin.core.maps import mrc
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation.synthetic import build_protein
+
+ORIGIN = (12.5, -40.0, 7.25)
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory):
+    """Two half maps of the synthetic protein at 1.2 A/voxel, with an origin: (folder, half 1, half 2, what was simulated)."""
+    folder = tmp_path_factory.mktemp("halves")
+    made = simulate(
+        from_structure(build_protein(0)),
+        Conditions(resolution=4.0, sampling_rate=1.2, margin=10.0, random_pose=False),
+        3,
+    )
+    paths = []
+    for name, data in (("half1", made.half1), ("half2", made.half2)):
+        path = str(folder / f"{name}.mrc")
+        mrc.write_map(path, data, mrc.new_map(data, 1.2, ORIGIN))
+        paths.append(path)
+    return folder, *paths, made
+
+
+@pytest.fixture(scope="session")
+def enhanced(halves, tmp_path_factory):
+    """The halves enhanced by the embedded default: (output, report)."""
+    output = tmp_path_factory.mktemp("out") / "enhanced.mrc"
+    assert (
+        cli.main(
+            [
+                "-i",
+                halves[1],
+                "-i2",
+                halves[2],
+                "-o",
+                str(output),
+                "-g",
+                "-1",
+                "--cleaningStrengh",
+                "0.05",
+            ]
+        )
+        == 0
+    )
+    return output, json.loads(output.with_suffix(".json").read_text())
+
+
+def test_output_sits_where_the_input_sat(halves, enhanced):
+    with mrcfile.open(halves[1]) as before, mrcfile.open(enhanced[0]) as after:
+        for field in (
+            "nx",
+            "ny",
+            "nz",
+            "nxstart",
+            "nystart",
+            "nzstart",
+            "mx",
+            "my",
+            "mz",
+            "cella",
+            "cellb",
+            "mapc",
+            "mapr",
+            "maps",
+            "ispg",
+            "origin",
+        ):
+            assert before.header[field] == after.header[field], field
+        label = bytes(after.header.label[int(after.header.nlabl) - 1]).decode()
+        assert __version__ in label and "tightTarget" in label
+
+
+def test_enhancement_brings_the_map_nearer_to_the_model(halves, enhanced):
+    made = halves[3]
+    after = mrc.read_map(enhanced[0]).data
+    before = (made.half1 + made.half2) / 2
+    cc_before, cc_after = (
+        np.corrcoef(v.ravel(), made.model.ravel())[0, 1] for v in (before, after)
+    )
+    assert cc_after > cc_before + 0.1
+    shifted = np.roll(made.model, 1, axis=2)  # a shift by one voxel would show
+    assert cc_after > np.corrcoef(after.ravel(), shifted.ravel())[0, 1] + 0.02
+
+
+def test_report_tells_what_was_done(halves, enhanced):
+    report = enhanced[1]
+    assert report["version"] == __version__
+    assert report["weights"]["kind"] == "embedded" and len(report["weights"]["sha256"]) == 64
+    assert report["noise"]["source"] == "half maps"
+    assert report["noise"]["std"] == pytest.approx(halves[3].noise_std, rel=0.1)
+    assert report["sampling_rate"] == pytest.approx(1.2)
+    assert report["origin"] == pytest.approx(ORIGIN)
+    assert set(report["cleaning"]) == {"components", "voxels", "volume"}
+    assert 2.4 <= report["half_map_fsc_0.143"] < 15
+    assert "CPU" in report["device"]
+
+
+def test_given_noise_and_mask(halves, tmp_path):
+    """A mask: nothing outside. Negative noise mean in scientific notation: a number, not a flag."""
+    data = mrc.read_map(halves[1]).data
+    mask = np.zeros(data.shape, np.float32)
+    mask[10:40, 10:40, 10:40] = 1
+    path = str(tmp_path / "mask.mrc")
+    mrc.write_map(path, mask, mrc.new_map(mask, 1.2, ORIGIN))
+    output = tmp_path / "out.mrc"
+    assert (
+        cli.main(
+            [
+                "-i",
+                halves[1],
+                "-o",
+                str(output),
+                "-m",
+                path,
+                "--noiseStats",
+                "-3e-05",
+                "0.05",
+                "-g",
+                "-1",
+            ]
+        )
+        == 0
+    )
+    result = mrc.read_map(output).data
+    assert not result[mask == 0].any() and result[mask == 1].any()
+    noise = json.loads(output.with_suffix(".json").read_text())["noise"]
+    assert noise == {"mean": -3e-05, "std": 0.05, "source": "given"}
+
+
+def test_official_weights_through_the_command(halves, tmp_path):
+    checkpoint = str(tmp_path / "deepEMhancer_tightTarget.hd5")
+    write_small(checkpoint)
+    output = tmp_path / "out.mrc"
+    for flags in ([], ["--classic", "--cleaningStrengh", "0.1"]):
+        assert (
+            cli.main(
+                [
+                    "-i",
+                    halves[1],
+                    "-i2",
+                    halves[2],
+                    "-o",
+                    str(output),
+                    "--weights",
+                    checkpoint,
+                    "-g",
+                    "-1",
+                    *flags,
+                ]
+            )
+            == 0
+        )
+        report = json.loads(output.with_suffix(".json").read_text())
+        assert report["weights"]["kind"] == "official"
+        assert bool(flags) == (report["cleaning"] is not None)
+        assert np.isfinite(mrc.read_map(output).data).all()
+
+
+def _write(path, data, rate=1.2, origin=ORIGIN):
+    mrc.write_map(path, data, mrc.new_map(data, rate, origin))
+    return path
+
+
+def _cases(folder, half1, half2):
+    """(name, arguments after -o OUT, words of the message)"""
+    data = mrc.read_map(half1).data
+    broken = data.copy()
+    broken[2, 3, 4] = np.nan
+    (folder / "text.mrc").write_text("not a map")
+    whole = open(half1, "rb").read()
+    (folder / "short.mrc").write_bytes(whole[: len(whole) // 2])
+    with mrcfile.new(folder / "nan.mrc", overwrite=True) as m:
+        m.set_data(broken)
+        m.voxel_size = 1.2
+    with mrcfile.new(folder / "rateless.mrc", overwrite=True) as m:
+        m.set_data(data)
+    with mrcfile.new(folder / "flat.mrc", overwrite=True) as m:
+        m.set_data(np.ones_like(data))
+        m.voxel_size = 1.2
+    with mrcfile.new(folder / "aniso.mrc", overwrite=True) as m:
+        m.set_data(data)
+        m.voxel_size = (1.2, 1.2, 1.5)
+    with mrcfile.new(folder / "image.mrc", overwrite=True) as m:
+        m.set_data(data[0])
+        m.voxel_size = 1.2
+    small = _write(str(folder / "small.mrc"), np.ascontiguousarray(data[:-2]))
+    other_rate = _write(str(folder / "other_rate.mrc"), data[::-1].copy(), 1.3)
+    elsewhere = _write(str(folder / "elsewhere.mrc"), data[::-1].copy(), origin=(0.0, 0.0, 0.0))
+    copy = _write(str(folder / "copy.mrc"), data)
+    ones = _write(
+        str(folder / "ones.mrc"),
+        np.where(np.arange(data.size).reshape(data.shape) == 0, 0.999, 1).astype(np.float32),
+    )
+    f = folder
+    return [
+        ("missing file", ["-i", str(f / "absent.mrc")], ["absent.mrc"]),
+        ("no MRC file", ["-i", str(f / "text.mrc")], ["text.mrc"]),
+        ("truncated", ["-i", str(f / "short.mrc")], ["short.mrc"]),
+        ("NaN", ["-i", str(f / "nan.mrc")], ["nan.mrc", "1", "2, 3, 4"]),
+        ("constant", ["-i", str(f / "flat.mrc")], ["flat.mrc", "all voxels are 1"]),
+        ("anisotropic", ["-i", str(f / "aniso.mrc")], ["aniso.mrc", "1.5"]),
+        ("no sampling rate", ["-i", str(f / "rateless.mrc")], ["rateless.mrc", "-s"]),
+        ("image", ["-i", str(f / "image.mrc")], ["image.mrc"]),
+        (
+            "shapes",
+            ["-i", half1, "-i2", small],
+            ["small.mrc", str(data.shape[0]), str(data.shape[0] - 2)],
+        ),
+        ("voxel sizes", ["-i", half1, "-i2", other_rate], ["1.2", "1.3"]),
+        ("origins", ["-i", half1, "-i2", elsewhere], ["12.5"]),
+        ("same map", ["-i", half1, "-i2", copy], ["copy.mrc"]),
+        ("output is input", ["-i", half1, "-o", half1], ["half1.mrc"]),
+        ("no folder", ["-i", half1, "-o", str(f / "nowhere" / "out.mrc")], ["nowhere"]),
+        ("mask shape", ["-i", half1, "-m", small], ["small.mrc"]),
+        ("mask values", ["-i", half1, "-m", ones], ["ones.mrc"]),
+        ("noise", ["-i", half1, "--noiseStats", "0", "-0.1"], ["-0.1"]),
+        ("batch", ["-i", half1, "-b", "0"], ["-b 0"]),
+        ("cleaning", ["-i", half1, "--cleaningStrengh", "1.5"], ["1.5"]),
+        ("weights", ["-i", half1, "--weights", str(f / "absent.npz")], ["absent.npz"]),
+        ("foreign weights", ["-i", half1, "--weights", str(f / "text.mrc")], ["text.mrc"]),
+        (
+            "official absent",
+            ["-i", half1, "--deepLearningModelPath", str(f)],
+            ["deepemhancer download"],
+        ),
+        ("classic embedded", ["-i", half1, "--classic"], ["--weights official"]),
+        ("absent GPU", ["-i", half1, "-g", "7"], ["7"]),
+    ]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(halves, tmp_path, capsys):
+    before = open(halves[1], "rb").read()
+    cases = _cases(tmp_path, halves[1], halves[2])
+    output = tmp_path / "out.mrc"
+    files = sorted(p.name for p in tmp_path.iterdir())
+    for name, arguments, words in cases:
+        capsys.readouterr()
+        status = cli.main([*([] if "-o" in arguments else ["-o", str(output)]), *arguments])
+        lines = [
+            line
+            for line in capsys.readouterr().err.splitlines()
+            if line.startswith("deepemhancer: error:")
+        ]
+        assert status == 1, name
+        assert len(lines) == 1, f"{name}: {lines}"
+        for word in words:
+            assert word in lines[0], f"{name}: {word!r} is not in {lines[0]!r}"
+        assert sorted(p.name for p in tmp_path.iterdir()) == files, name
+    assert open(halves[1], "rb").read() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-i", "a.mrc"],
+        ["-o", "b.mrc"],
+        ["--nonsense"],
+        ["-i", "a", "-o", "b", "-p", "none"],
+        ["-i", "a", "-o", "b", "--noise", "classic", "--noiseStats", "0", "1"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing(halves, tmp_path, number, status):
+    """The signal comes while the network computes."""
+    code = (
+        "import sys, time; from deepemhancer_plugin.core.commands import main as cli; from deepemhancer_plugin.core.enhancement import windows\n"
+        "def slow(*a, **k):\n    print('computing', flush=True); time.sleep(60)\n"
+        "windows.enhance_windows = slow\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "-i",
+            halves[1],
+            "-i2",
+            halves[2],
+            "-o",
+            str(tmp_path / "out.mrc"),
+            "-g",
+            "-1",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "computing" in line:
+            break
+    process.send_signal(number)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - started < 20
+    assert process.returncode == status
+    assert "nothing was written" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [
+        ("tensorflow", ["-i", "MAP", "-o", "out.mrc", "-g", "-1"]),
+        ("gemmi", ["fine-tune", "--help"]),
+    ],
+)
+def test_an_environment_that_lacks_a_package_is_told_in_one_line(
+    halves, tmp_path, package, arguments
+):
+    code = f"import sys; sys.modules[{package!r}] = None; from deepemhancer_plugin.core.commands import main as cli; sys.exit(cli.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(halves[1] if a == "MAP" else a for a in arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"{sys.prefix} lacks the Python package {package}" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from deepemhancer_plugin.core.commands import main as cli\n"
+        "try:\n    cli.main(['-h'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('tensorflow', 'keras', 'numpy', 'scipy', 'h5py', 'gemmi', 'matplotlib') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_simulated_maps_overlay_on_the_model(tmp_path):
+    """The model's own map is densest at its atoms, by the origin in the header."""
+    model = tmp_path / "protein.pdb"
+    structure = build_protein(0)
+    structure.write_pdb(str(model))
+    assert (
+        cli.main(
+            ["simulate", str(model), "-o", str(tmp_path / "p"), "--resolution", "4", "-s", "1.5"]
+        )
+        == 0
+    )
+    assert sorted(p.name for p in tmp_path.glob("p_*")) == [
+        "p_half1.mrc",
+        "p_half2.mrc",
+        "p_model.mrc",
+        "p_target.mrc",
+    ]
+    volume = mrc.read_map(tmp_path / "p_model.mrc")
+    atoms = np.array(
+        [a.pos.tolist() for chain in structure[0] for residue in chain for a in residue]
+    )
+    index = np.round((atoms - np.array(volume.origin)) / 1.5).astype(int)[:, ::-1]
+    at_atoms = volume.data[tuple(index.T)].mean()
+    assert at_atoms > 3 * volume.data[tuple((index + 4).T)].mean()
+    assert at_atoms > 10 * volume.data.mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["simulate", "absent.pdb", "-o", "x"], "absent.pdb"),
+        (["simulate", "a.pdb", "-o", "x", "--resolution", "1"], "--resolution"),
+        (["simulate", "a.pdb", "-o", "x", "--micelle", "2"], "--micelle"),
+        (["train", "--structures", "nowhere", "-o", "runs"], "nowhere"),
+        (["train", "--structures", ".", "-o", "runs", "--edges", "63"], "--edges"),
+    ],
+)
+def test_bad_input_to_sub_commands(arguments, word, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    assert word in capsys.readouterr().err
+    assert os.listdir(tmp_path) in ([], ["runs"])
+
+
+def test_train_command_writes_weights_and_its_curve(tmp_path, capsys):
+    """Two structures, two steps: all files there, and the weights are accepted by -i ... --weights."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        build_protein(0).write_pdb(str(folder / f"{split}.pdb"))
+    (folder / "index.tsv").write_text("file\tsplit\ntrain.pdb\ttrain\nvalidation.pdb\tvalidation\n")
+    runs = tmp_path / "runs"
+    assert (
+        cli.main(
+            [
+                "train",
+                "--structures",
+                str(folder),
+                "-o",
+                str(runs),
+                "--steps",
+                "2",
+                "--batch",
+                "1",
+                "--edges",
+                "32",
+                "--pool",
+                "8",
+                "--validateEvery",
+                "1",
+                "--precision",
+                "float32",
+            ]
+        )
+        == 0
+    )
+    assert {"weights.npz", "checkpoint.npz", "history.json", "loss.png"} <= {
+        p.name for p in runs.iterdir()
+    }
+    assert [entry["step"] for entry in json.loads((runs / "history.json").read_text())][:2] == [
+        1,
+        2,
+    ]
+    assert "min left" in capsys.readouterr().out

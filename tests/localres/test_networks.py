@@ -1,0 +1,238 @@
+"""The networks, their files, their training, and prediction over maps: properties with random weights."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.localres import predict
+from deepemhancer_plugin.core.localres.data import BANDS, RANGES, SPREADS, low_pass_to
+from deepemhancer_plugin.core.localres.networks import (
+    Dense,
+    Published,
+    build,
+    load_weights,
+    save_weights,
+)
+from deepemhancer_plugin.core.localres.train import Settings, Trainer, progress_rate
+from deepemhancer_plugin.core.simulation import from_structure
+from deepemhancer_plugin.core.simulation.synthetic import build_protein
+
+SMALL = {"dense": (8, 4, 2), "published": (3, 4)}
+
+
+def randomised(kind, span=RANGES["1.0"], seed=0):
+    """A small network that does something everywhere (a new one's last layers are zeros) and stays within the range."""
+    network = build(kind, span, SMALL[kind])
+    rng = np.random.default_rng(seed)
+    for variable in network.model.trainable_variables:
+        if variable.path.endswith("kernel"):
+            variable.assign(
+                rng.standard_normal(variable.shape)
+                / np.sqrt(max(1, np.prod(variable.shape[:-1])))
+                * 0.7
+            )
+    return network
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return randomised("dense")
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return low_pass_to(np.random.default_rng(0).standard_normal((64, 68, 72), np.float32), 1, 4)
+
+
+@pytest.fixture(scope="module")
+def mask(volume):
+    inside = np.zeros(volume.shape, bool)
+    inside[28:36, 28:40, 30:42] = True
+    return inside
+
+
+def test_new_networks_say_the_middle_of_their_range():
+    spectra = np.zeros((1, 4, 4, 4, len(BANDS) * len(SPREADS)), np.float32)
+    np.testing.assert_allclose(
+        np.exp(build("dense", RANGES["0.5"]).model(spectra)), np.sqrt(1.5 * 6), rtol=1e-2
+    )
+    np.testing.assert_allclose(
+        build("published", RANGES["1.0"]).model(np.zeros((2, 13, 13, 13, 1))), 7.75, rtol=1e-5
+    )
+
+
+def test_published_network_is_the_papers():
+    model = Published(RANGES["1.0"]).model
+    shapes = [tuple(v.shape) for v in model.trainable_variables]
+    assert shapes == [(13, 13, 13, 1, 32), (32,), (32, 512), (512,), (512, 1), (1,)]
+
+
+@pytest.mark.parametrize("kind", ["dense", "published"])
+def test_weights_come_back_as_they_were_saved(kind, tmp_path):
+    network = randomised(kind)
+    save_weights(tmp_path / "w.npz", network, {"step": 7})
+    again, facts = load_weights(tmp_path / "w.npz")
+    assert (
+        facts == {"step": 7}
+        and again.kind == kind
+        and again.span == network.span
+        and again.widths == SMALL[kind]
+    )
+    for one, other in zip(
+        network.model.trainable_variables, again.model.trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-3, atol=1e-4)
+    assert predict.load(str(tmp_path / "w.npz")).kind == kind
+
+
+def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path):
+    (tmp_path / "text.npz").write_text("no weights")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    save_weights(tmp_path / "broken.npz", randomised("dense"), {})
+    with np.load(tmp_path / "broken.npz") as data:
+        arrays = dict(data)
+    name = next(n for n in arrays if n.endswith("kernel"))
+    arrays[name] = np.full_like(arrays[name], np.nan)
+    np.savez(tmp_path / "nan.npz", **arrays)
+    for file, said in (
+        ("text.npz", "not a weights file"),
+        ("other.npz", "not a weights file"),
+        ("nan.npz", "non-finite"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            predict.load(str(tmp_path / file))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no such network"):
+        predict.load("2.0")
+
+
+def test_values_are_in_the_mask_alone_and_in_the_range(dense, volume, mask):
+    found = predict.local_resolution(volume, mask, 1.0, dense)
+    assert found.shape == volume.shape and found.dtype == np.float32
+    assert np.all(found[~mask] == 0) and found[mask].min() >= 2.5 and found[mask].max() <= 13
+    assert found[mask].std() > 0.01
+
+
+def test_scale_and_level_of_the_map_do_not_matter(dense, volume, mask):
+    found = predict.local_resolution(volume, mask, 1.0, dense)
+    np.testing.assert_allclose(
+        predict.local_resolution(1000 * volume + 300, mask, 1.0, dense), found, rtol=1e-2
+    )
+
+
+def test_slabs_give_what_the_whole_map_gives(dense, volume, mask, monkeypatch):
+    found = predict.local_resolution(volume, mask, 1.0, dense)
+    monkeypatch.setattr(predict, "SLAB", 1)
+    np.testing.assert_allclose(predict.local_resolution(volume, mask, 1.0, dense), found, rtol=1e-4)
+
+
+def test_result_moves_with_the_map(dense, volume, mask):
+    found = predict.local_resolution(volume, mask, 1.0, dense)
+    shift = (3, -4, 2)  # the 24 voxels around the mask stay in the box
+    moved = predict.local_resolution(
+        np.roll(volume, shift, (0, 1, 2)), np.roll(mask, shift, (0, 1, 2)), 1.0, dense
+    )
+    np.testing.assert_allclose(moved, np.roll(found, shift, (0, 1, 2)), rtol=1e-3)
+
+
+def test_mask_at_the_edge_of_the_box(dense, volume):
+    everywhere = np.ones(volume.shape, bool)
+    assert np.all(predict.local_resolution(volume, everywhere, 1.0, dense) >= 2.5)
+
+
+@pytest.mark.parametrize("rate", [0.8, 1.6])
+def test_other_sampling_rates_come_back_on_the_maps_grid(dense, volume, mask, rate):
+    found = predict.local_resolution(volume, mask, rate, dense)
+    assert found.shape == volume.shape and np.array_equal(found > 0, mask)
+    assert found[mask].min() >= max(2.5, 2 * rate) - 1e-5
+
+
+def test_sliding_windows_see_the_box_around_each_voxel(volume, mask):
+    network = randomised("published")
+    found = predict.local_resolution(volume, mask, 1.0, network)
+    level = np.median(volume[~mask])
+    for z, y, x in np.argwhere(mask)[::197]:
+        box = volume[z - 6 : z + 7, y - 6 : y + 7, x - 6 : x + 7] - level
+        alone = float(np.asarray(network.model((box / np.linalg.norm(box))[None, ..., None]))[0, 0])
+        assert found[z, y, x] == pytest.approx(np.clip(alone, 2.5, 13), rel=1e-4)
+
+
+def test_mask_of_another_box_and_empty_mask_are_errors(dense, volume, mask):
+    with pytest.raises(InputError, match="differ in box"):
+        predict.local_resolution(volume, mask[1:], 1.0, dense)
+    with pytest.raises(InputError, match="empty"):
+        predict.local_resolution(volume, np.zeros_like(mask), 1.0, dense)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    return [from_structure(build_protein(0))]
+
+
+def settings(kind, **changes):
+    chosen = {
+        "edge": 32,
+        "batch": 2,
+        "boxes": 8,
+        "steps": 60,
+        "warmup": 5,
+        "pool": 12,
+        "renew": 20,
+        "average": 0.8,
+        "validate_every": 30,
+        "validation_volumes": 8,
+        "learning_rate": 1e-2,
+        **changes,
+    }
+    return Settings(kind=kind, widths=SMALL[kind], **chosen)
+
+
+@pytest.mark.parametrize("kind", ["dense", "published"])
+def test_training_learns_resumes_and_saves(kind, molecules, tmp_path):
+    entries = []
+    Trainer(settings(kind, steps=30), tmp_path).run(molecules, molecules, entries.append)
+    resumed = Trainer(settings(kind), tmp_path)
+    assert resumed.step == 30 and resumed.minutes > 0
+    resumed.run(molecules, molecules, entries.append)
+    assert [e["step"] for e in json.loads((tmp_path / "history.json").read_text())] == [
+        e["step"] for e in resumed.history
+    ]
+    assert resumed.history[-1]["step"] == 60 and np.isfinite(resumed.history[-1]["rms"])
+    if kind == "dense":
+        assert entries[-1]["mae"] < entries[0]["mae"]
+    network, facts = load_weights(tmp_path / "weights.npz")
+    assert facts["step"] == 60 and network.kind == kind
+    finished = Trainer(settings(kind), tmp_path)
+    finished.run(
+        molecules, molecules, lambda e: pytest.fail("a finished training does nothing more")
+    )
+
+
+def test_rate_warms_up_and_falls_to_a_hundredth():
+    s = settings("dense", steps=1000, warmup=10)
+    assert progress_rate(s, 0, 0) == pytest.approx(1e-3, rel=0.01)
+    assert progress_rate(s, 500, 0) == pytest.approx(0.505e-2, rel=1e-3)
+    assert progress_rate(s, 1000, 0) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_reach_is_what_a_block_sees(dense):
+    spectra = (
+        np.random.default_rng(0)
+        .standard_normal((1, 11, 11, 11, len(BANDS) * len(SPREADS)))
+        .astype(np.float32)
+    )
+    changed = spectra.copy()
+    changed[0, 5, 5, 5] += 3
+    moved = (
+        np.abs(np.asarray(dense.model(changed)) - np.asarray(dense.model(spectra)))[0, ..., 0]
+        > 1e-6
+    )
+    assert isinstance(dense, Dense) and moved[5, 5, 5 + dense.reach]
+    assert (
+        np.argwhere(moved).min() >= 5 - dense.reach and np.argwhere(moved).max() <= 5 + dense.reach
+    )
