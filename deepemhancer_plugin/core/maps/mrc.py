@@ -123,6 +123,45 @@ def new_map(
     return Map(data, float(sampling_rate), (x, y, z), (0, 0, 0), header, b"", path)
 
 
+MapLike = str | os.PathLike[str] | Map | np.ndarray  # what the functions of the face take for a map
+
+
+def as_map(source: MapLike, sampling_rate: float | None = None, name: str = "map") -> Map:
+    """Give the map that a path, a `Map` or an array means; what is given is not changed.
+
+    Args:
+        source: a file, a map as read, or an array (z, y, x) of any real type.
+        sampling_rate: A/voxel; needed for an array. Wins over a file's header.
+        name: what messages call an array.
+
+    Raises:
+        InputError: as `read_map`; an array that is not 3-D, real, finite, or varying, or that comes
+            without a sampling rate.
+    """
+    if isinstance(source, Map):
+        if sampling_rate is None or sampling_rate == source.sampling_rate:
+            return source
+        return new_map(source.data, sampling_rate, source.origin, source.path)
+    if not isinstance(source, np.ndarray):
+        return read_map(source, sampling_rate)
+    if source.ndim != 3 or min(source.shape) < 2:
+        raise InputError(f"{name}: an array of shape {source.shape}: a 3-D map (z, y, x) is needed")
+    if source.dtype.kind not in "fiu":
+        raise InputError(f"{name}: an array of {source.dtype}: real numbers are needed")
+    if sampling_rate is None:
+        raise InputError(f"{name}: an array has no sampling rate: pass sampling_rate in A/voxel")
+    low, high = SAMPLING_LIMITS
+    if not low <= sampling_rate <= high:
+        raise InputError(
+            f"{name}: sampling rate {sampling_rate:g} A/voxel: between {low:g} and {high:g} is needed"
+        )
+    data = np.ascontiguousarray(source, np.float32)
+    _check_finite(name, data)
+    if data.min() == data.max():
+        raise InputError(f"{name}: all voxels are {data.flat[0]:g}: a map with density is needed")
+    return new_map(data, sampling_rate, path=name)
+
+
 def check_halves(first: Map, second: Map) -> None:
     """Raise InputError unless two half maps lie on the same grid and differ from each other."""
     names = f"{first.path} and {second.path}"
