@@ -1,13 +1,14 @@
 """Noise that differs from direction to direction, as uneven views leave it: measured, and made even."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
 from scipy import fft
 
 from deepemhancer_plugin.core.maps.filters import frequency_axes
-from deepemhancer_plugin.core.maps.spectrum import power, shell_slabs
+from deepemhancer_plugin.core.maps.spectrum import fsc, power, shell_slabs
 
 CELLS = 6  # to a unit vector's component: directions are told apart by ten degrees
 ENOUGH = (
@@ -111,3 +112,31 @@ def whiten_directions(
         strong = signal[shell]
         spectrum[planes] *= np.where(shell > 0, np.sqrt((strong + 1) / (strong + 1 / sampled)), 1)
     return fft.irfftn(spectrum, s=volume.shape, workers=-1).astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How the views of a reconstruction sample Fourier space, as its half maps show it.
+
+    Attributes:
+        coefficients: of `measure_sampling`.
+        anisotropy: the noise's power in the worst direction over that in the best.
+        frequency: of the shells, 1/A.
+        fsc: Fourier shell correlation of the half maps, not masked, at `frequency`.
+    """
+
+    coefficients: np.ndarray
+    anisotropy: float
+    frequency: np.ndarray
+    fsc: np.ndarray
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the noise differs from direction to direction by enough to be evened out."""
+        return self.anisotropy >= UNEVEN
+
+
+def measure_views(half1: np.ndarray, half2: np.ndarray, rate: float) -> Views:
+    """Measure the sampling of Fourier space and the FSC of two half maps (z, y, x)."""
+    coefficients, anisotropy = measure_sampling(half1 - half2, rate)
+    return Views(coefficients, anisotropy, *fsc(half1, half2, rate))

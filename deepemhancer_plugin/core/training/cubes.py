@@ -11,14 +11,13 @@ from scipy import fft
 
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
-from deepemhancer_plugin.core.maps.spectrum import fsc
-from deepemhancer_plugin.core.noise.directions import UNEVEN, measure_sampling, whiten_directions
-from deepemhancer_plugin.core.noise.normalization import normalize_with_mask
+from deepemhancer_plugin.core.noise.directions import measure_views
+from deepemhancer_plugin.core.noise.normalization import NoiseStats
 from deepemhancer_plugin.core.noise.statistics import noise_from_map
 from deepemhancer_plugin.core.simulation import Conditions, Molecule, random_conditions, simulate
 from deepemhancer_plugin.core.simulation.molecule import mask
 from deepemhancer_plugin.core.weights.networks import Architecture
-from deepemhancer_plugin.core.weights.prepare import MASK_RULE, prepare, prepare_masked
+from deepemhancer_plugin.core.weights.prepare import network_input, network_input_in_mask
 
 NOISE_ONLY = 0.10  # share of volumes that hold nothing but noise, of any colour,
 COLOURS = -2.5, 1.2  # its amplitude's growth with frequency, from and to these exponents
@@ -36,8 +35,8 @@ TYPICAL = 0.5  # share of volumes under the conditions that are met most
 class Task:
     """What a network is shown, and what it should make of it.
 
-    channels, compress   see `prepare.prepare`
-    masked               the input is normalised in a mask like those that users make, and blank outside (prepare.prepare_masked)
+    channels, compress   see `prepare.network_input`
+    masked               the input is normalised in a mask like those that users make, and blank outside (prepare.network_input_in_mask)
     target               "tight"; "wide": a mask 5 A wider, with what surrounds the molecule; "sharp": maps better than 4 A, less disorder kept;
                          "model": the model's own map, without mask, filter and disorder, to be trained on with squared errors
     """
@@ -160,20 +159,16 @@ def volume(
     if empty:
         mean, target = difference, np.zeros_like(target)
     single = not task.masked and rng.random() < (SINGLE_NOISE if empty else SINGLE)
+    views = None
     if not (single or empty):
-        views, uneven = measure_sampling(difference, rate)
-        if uneven >= UNEVEN:
-            mean = whiten_directions(
-                mean, views, fsc(simulated.half1, simulated.half2, rate)[1], rate
-            )
+        views = measure_views(simulated.half1, simulated.half2, rate)
     shape = resampled_shape(mean.shape, rate)
     atoms = simulated.molecule.positions[:, ::-1] * (shape[0] / (mean.shape[0] * rate))
     if task.masked:
         # As users make them: two to eight A around the atoms.
         inside = mask(simulated.molecule, mean.shape, rate, rng.uniform(2, 8)) > 0
-        masked = resample(normalize_with_mask(mean, inside, MASK_RULE), shape, 1)
         return (
-            prepare_masked(masked, task.channels, 1, task.compress),
+            network_input_in_mask(mean, rate, inside, task.channels, task.compress, 1),
             resample(target, shape, 1),
             atoms,
         )
@@ -193,7 +188,9 @@ def volume(
         ):  # of the emptiest maps there is no estimate, and their voxels would leave every range
             level, std = noise.mean, noise.std
     return (
-        prepare(resample(mean, shape, 1), level, std, task.channels, 1, task.compress),
+        network_input(
+            mean, rate, NoiseStats(level, std, "given"), task.channels, task.compress, views, 1
+        ),
         resample(target, shape, 1),
         atoms,
     )

@@ -22,7 +22,7 @@ from scipy import fft, ndimage
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.maps import filters, mrc, spectrum
 from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
-from deepemhancer_plugin.core.noise.normalization import normalize_with_mask
+from deepemhancer_plugin.core.noise.directions import measure_views
 from deepemhancer_plugin.core.noise.statistics import noise_from_halves
 from deepemhancer_plugin.core.simulation import Molecule, read_molecule
 from deepemhancer_plugin.core.simulation.halves import TARGET_MASK, TARGET_SCALE, WIDE_MASK
@@ -37,7 +37,7 @@ from deepemhancer_plugin.core.training.clusters import (
 )
 from deepemhancer_plugin.core.training.cubes import SHARP_BELOW, Task, as_float16
 from deepemhancer_plugin.core.training.locscale import locscale
-from deepemhancer_plugin.core.weights.prepare import MASK_RULE, prepare, prepare_masked
+from deepemhancer_plugin.core.weights.prepare import network_input, network_input_in_mask
 
 COARSEST = 7.0  # A: maps of this resolution and worse are left out, as published
 CORRELATION = (
@@ -241,7 +241,7 @@ def prepare_pair(
     """
     first, second = mrc.read_map(entry.half1), mrc.read_map(entry.half2)
     mrc.check_halves(first, second)
-    stats = noise_from_halves(first.data, second.data)
+    stats, rate = noise_from_halves(first.data, second.data), first.sampling_rate
     shape = resampled_shape(first.data.shape, first.sampling_rate)
     halves = [resample(half.data, shape) for half in (first, second)]
     average = (halves[0] + halves[1]) / 2
@@ -287,10 +287,14 @@ def prepare_pair(
     if task.masked:
         if users is None:
             users = resample(around(molecule, shape, 1.0, 4.0), first.data.shape) > 0.5
-        masked = normalize_with_mask((first.data + second.data) / 2, users, MASK_RULE)
-        inputs = prepare_masked(resample(masked, shape), task.channels, compress=task.compress)
+        inputs = network_input_in_mask(
+            (first.data + second.data) / 2, rate, users, task.channels, task.compress
+        )
     else:
-        inputs = prepare(average, stats.mean, stats.std, task.channels, compress=task.compress)
+        views = measure_views(first.data, second.data, rate)
+        inputs = network_input(
+            (first.data + second.data) / 2, rate, stats, task.channels, task.compress, views
+        )
     places = np.round(molecule.positions[:, ::-1]).astype(int)
     kept = tuple(
         slice(max(0, low - ROOM), high + ROOM + 1)
