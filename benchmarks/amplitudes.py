@@ -38,7 +38,7 @@ from deepemhancer_plugin.core.evaluation.modelmap import least_ordered, mask_of
 from deepemhancer_plugin.core.evaluation.qscore import sample
 from deepemhancer_plugin.core.evaluation.report import Truth
 from deepemhancer_plugin.core.maps import filters, spectrum
-from deepemhancer_plugin.core.simulation import random_conditions, read_molecule, simulate
+from deepemhancer_plugin.core.simulation import random_conditions, read_molecule, simulate_halves
 from deepemhancer_plugin.core.training.structures import split_structures
 from deepemhancer_plugin.core.weights.embedded import load_embedded, load_file
 
@@ -65,7 +65,7 @@ def main() -> int:
     steps: dict[str, list[np.ndarray]] = {}
     files = split_structures(Path(a.structures))["validation"]
     for i, file in enumerate(files[:: max(1, len(files) // a.maps)]):
-        made = simulate(
+        made = simulate_halves(
             read_molecule(file),
             random_conditions(np.random.default_rng([2, i]), typical=True),
             i,

@@ -18,7 +18,12 @@ import numpy as np
 
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.maps import mrc
-from deepemhancer_plugin.core.simulation import Conditions, Simulated, from_structure, simulate
+from deepemhancer_plugin.core.simulation import (
+    Conditions,
+    Simulated,
+    from_structure,
+    simulate_halves,
+)
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 
@@ -46,7 +51,7 @@ def main() -> int:
     p.add_argument("--output")
     a = p.parse_args()
     edges = [int(e) for e in a.edges.split(",")]
-    made = simulate(
+    made = simulate_halves(
         from_structure(build_protein(0)),
         Conditions(resolution=3.5, box=64, sphere=False),
         0,

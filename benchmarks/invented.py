@@ -23,7 +23,7 @@ from deepemhancer_plugin.core.enhancement.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.evaluation import soft_mask
 from deepemhancer_plugin.core.maps import spectrum
-from deepemhancer_plugin.core.simulation import Conditions, Molecule, Simulated, simulate
+from deepemhancer_plugin.core.simulation import Conditions, Molecule, Simulated, simulate_halves
 from deepemhancer_plugin.core.weights.embedded import load_embedded, load_file
 
 # Noise: exponent of its amplitude's growth with frequency, B factor in A^2, A/voxel, zero outside the sphere.
@@ -117,7 +117,7 @@ def main() -> int:
         )
         made_of_it = []
         for draw in range(a.draws):
-            made = simulate(chosen[0][1], conditions, i + 100 * draw)
+            made = simulate_halves(chosen[0][1], conditions, i + 100 * draw)
             noise, unit = (
                 (made.half1 - made.half2) / 2,
                 np.percentile(made.target[made.mask > 0.5], 95) / 100,
@@ -149,7 +149,7 @@ def main() -> int:
     ]
     for name, molecule in chosen:
         for cut in CUTS:
-            made = simulate(molecule, Conditions(resolution=3.0, low_pass=cut), 1)
+            made = simulate_halves(molecule, Conditions(resolution=3.0, low_pass=cut), 1)
             mask = soft_mask(made.model, 1.0)
             frequency, curve = spectrum.fsc(run(halves(made), mask > 0.5) * mask, made.model * mask)
             lines.append(
@@ -168,7 +168,7 @@ def main() -> int:
     ]
     for name, molecule in chosen:
         rest, gone = without_a_part(molecule)
-        made = simulate(
+        made = simulate_halves(
             rest, replace(Conditions(resolution=3.5), random_pose=False, margin=40.0), 2
         )
         shift = made.molecule.positions[0] - rest.positions[0]
@@ -198,7 +198,7 @@ def main() -> int:
         "|---|---|",
     ]
     for name, molecule in chosen:
-        made = simulate(molecule, Conditions(resolution=3.5), 3)
+        made = simulate_halves(molecule, Conditions(resolution=3.5), 3)
         mask = soft_mask(made.model, 1.0) > 0.5
         plain, turned = (
             run(halves(made), mask),

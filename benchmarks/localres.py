@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from scipy import fft
-from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.localres import figures, predict
@@ -28,9 +27,9 @@ from deepemhancer_plugin.core.simulation import (
     Molecule,
     from_structure,
     read_molecule,
-    simulate,
+    simulate_halves,
 )
-from deepemhancer_plugin.core.simulation.molecule import mask, potential
+from deepemhancer_plugin.core.simulation.molecule import compute_potential, mask_atoms
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 NOISE = 0.08
@@ -55,11 +54,11 @@ class Case:
             fft.next_fast_len(int(np.ceil(((high - low).max() + 16) / rate)), real=True),
         )
         self.shape = (n, n, n)
-        self.molecule = molecule.moved(Rotation.identity(), n * rate / 2 - (low + high) / 2)
+        self.molecule = molecule.shift(n * rate / 2 - (low + high) / 2)
         if b_factor is not None:
             self.molecule = replace(self.molecule, b_factors=np.full(len(molecule), b_factor))
-        self.spectrum = potential(self.molecule, self.shape, rate, workers=-1)
-        self.inside = mask(self.molecule, self.shape, rate, 3.0) > 0.5
+        self.spectrum = compute_potential(self.molecule, self.shape, rate, workers=-1)
+        self.inside = mask_atoms(self.molecule, self.shape, rate, 3.0) > 0.5
 
     def map(self, resolution: float, noise: float = 0.0, seed: int = 0) -> np.ndarray:
         data = fft.irfftn(
@@ -222,7 +221,7 @@ def b_factors(cases: dict[str, Case], network) -> list[str]:
     lines = []
     for name, case in cases.items():
         blurred = apply_b_factor(case.map(3.0), case.rate, 100.0)
-        made = simulate(
+        made = simulate_halves(
             case.molecule,
             Conditions(
                 resolution=3.5, b_factor=100.0, disorder=0.0, random_pose=False, box=case.shape[0]

@@ -22,7 +22,7 @@ from deepemhancer_plugin.core.localres.oversharpening import (
     scan,
 )
 from deepemhancer_plugin.core.maps import filters
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 POSE_ERROR = (
@@ -82,7 +82,7 @@ def main() -> None:
             angle_error=0,
             random_pose=False,
         )
-        made = simulate(molecule, conditions, 1)
+        made = simulate_halves(molecule, conditions, 1)
         halves = made.half1, made.half2
         inside = auto_mask((halves[0] + halves[1]) / 2, made.sampling_rate, halves)
         deepres, _ = network(*halves, made.sampling_rate, inside, where.names[0], a.network)

@@ -35,7 +35,7 @@ from deepemhancer_plugin.core.simulation import (
     from_structure,
     random_conditions,
     read_molecule,
-    simulate,
+    simulate_halves,
 )
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 from deepemhancer_plugin.core.weights.embedded import EmbeddedModel, load_embedded, load_file
@@ -256,7 +256,7 @@ def main() -> int:
     parts, rows, noise, signal = [], [], [], []
     for i, (name, molecule) in enumerate(molecules(a.structures)[: a.maps]):
         c = random_conditions(np.random.default_rng([1, i]), typical=True)
-        s = simulate(molecule, c, i, workers=2)
+        s = simulate_halves(molecule, c, i, workers=2)
         what = (
             f"{c.resolution:.1f} A, B {c.b_factor:.0f}"
             + (", micelle" if c.micelle else "")
@@ -280,7 +280,7 @@ def main() -> int:
         )
         rows.append(compare(name, what, kinds, s.half1, s.half2, truth, 1.0))
         if i % 6 == 0:  # half maps without a molecule: two independent differences
-            other = simulate(molecule, replace(c, box=len(s.half1)), i + 10**6, workers=2)
+            other = simulate_halves(molecule, replace(c, box=len(s.half1)), i + 10**6, workers=2)
             pure = [s.half1 - s.half2, other.half1 - other.half2]
             noise.append(
                 [

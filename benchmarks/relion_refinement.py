@@ -40,7 +40,7 @@ from deepemhancer_plugin.core.simulation import (
     Simulated,
     from_structure,
     read_molecule,
-    simulate,
+    simulate_halves,
 )
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
@@ -87,7 +87,7 @@ def made(case: Case, structures: str | None) -> Simulated:
         if structures
         else from_structure(build_protein(len(case.file) % 7))
     )
-    return simulate(
+    return simulate_halves(
         molecule,
         Conditions(
             sampling_rate=RATE,

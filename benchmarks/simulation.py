@@ -27,7 +27,7 @@ from deepemhancer_plugin.core.simulation import (
     from_structure,
     random_conditions,
     read_molecule,
-    simulate,
+    simulate_halves,
 )
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
@@ -141,7 +141,7 @@ def matched(real: Curves, molecule: Molecule, conditions: Conditions) -> tuple[C
     conditions = replace(conditions, resolution=real.resolution, b_factor=real.noise_b)
     near = np.abs(real.k * real.resolution - 1) < 0.08
     for last in (False, False, False, True):
-        made = simulate(molecule, conditions, 3, workers=2)
+        made = simulate_halves(molecule, conditions, 3, workers=2)
         curves = measure(made.half1, made.half2, made.model, conditions.sampling_rate)
         if last:
             break
@@ -336,7 +336,7 @@ def _pairs(job: tuple[list[Molecule], int, float]) -> int:
     molecules, seed, seconds = job
     rng, end, done = np.random.default_rng(seed), time.process_time() + seconds, 0
     while time.process_time() < end:
-        simulate(
+        simulate_halves(
             molecules[int(rng.integers(len(molecules)))],
             random_conditions(rng),
             int(rng.integers(2**31)),

@@ -17,7 +17,7 @@ from scipy import ndimage
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.enhancement.enhance import enhance
 from deepemhancer_plugin.core.errors import MapWarning
-from deepemhancer_plugin.core.simulation import Conditions, simulate
+from deepemhancer_plugin.core.simulation import Conditions, simulate_halves
 from deepemhancer_plugin.core.weights.embedded import load_embedded
 
 ZONES = (1, 3, 6, 10)  # A about the molecule's mask
@@ -45,7 +45,7 @@ def main() -> int:
     ]
     for name, molecule in chosen:
         for resolution in (2.5, 3.5, 5.0):
-            made = simulate(molecule, Conditions(resolution=resolution), 3)
+            made = simulate_halves(molecule, Conditions(resolution=resolution), 3)
             core, halves = made.mask > 0.5, [made.half1, made.half2]
 
             def agrees(

@@ -15,7 +15,7 @@ from official_checkpoint import write_small
 from deepemhancer_plugin import __version__
 from deepemhancer_plugin.core.commands import main as cli
 from deepemhancer_plugin.core.maps import mrc
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 ORIGIN = (12.5, -40.0, 7.25)
@@ -25,7 +25,7 @@ ORIGIN = (12.5, -40.0, 7.25)
 def halves(tmp_path_factory):
     """Two half maps of the synthetic protein at 1.2 A/voxel, with an origin: (folder, half 1, half 2, what was simulated)."""
     folder = tmp_path_factory.mktemp("halves")
-    made = simulate(
+    made = simulate_halves(
         from_structure(build_protein(0)),
         Conditions(resolution=4.0, sampling_rate=1.2, margin=10.0, random_pose=False),
         3,

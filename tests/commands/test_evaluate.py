@@ -5,7 +5,6 @@ import json
 import gemmi
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.commands.main import main
 from deepemhancer_plugin.core.evaluation import score, soft_mask
@@ -46,7 +45,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     structure().write_pdb(str(folder / "model.pdb"))
     atoms = from_structure(gemmi.read_structure(str(folder / "model.pdb")), standardise=False)
-    truth = model_map(atoms.moved(Rotation.identity(), -np.array(ORIGIN)), SHAPE, RATE)
+    truth = model_map(atoms.shift(-np.array(ORIGIN)), SHAPE, RATE)
     rng = np.random.default_rng(0)
     for name in ("half1", "half2"):
         write(folder / f"{name}.mrc", truth + 0.6 * truth.std() * rng.standard_normal(SHAPE))

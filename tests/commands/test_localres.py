@@ -15,7 +15,7 @@ from deepemhancer_plugin.core.localres.statistics import statistics
 from deepemhancer_plugin.core.maps import mrc
 from deepemhancer_plugin.core.maps.filters import apply_b_factor
 from deepemhancer_plugin.core.simulation import from_structure
-from deepemhancer_plugin.core.simulation.molecule import mask, potential
+from deepemhancer_plugin.core.simulation.molecule import compute_potential, mask_atoms
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 EDGE = 88
@@ -28,9 +28,9 @@ def protein():
     low, high = molecule.positions.min(0), molecule.positions.max(0)
     molecule.positions[:] += EDGE / 2 - (low + high) / 2
     shape = (EDGE,) * 3
-    return np.fft.irfftn(potential(molecule, shape, 1.0), s=shape).astype(np.float32), mask(
-        molecule, shape, 1.0, 3.0
-    ) > 0.5
+    return np.fft.irfftn(compute_potential(molecule, shape, 1.0), s=shape).astype(
+        np.float32
+    ), mask_atoms(molecule, shape, 1.0, 3.0) > 0.5
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_fine_network_reads_finer_maps():
     molecule.positions[:] += EDGE / 4 - (low + high) / 2
     shape = (EDGE,) * 3
     data, inside = (
-        np.fft.irfftn(potential(molecule, shape, 0.5), s=shape).astype(np.float32),
-        mask(molecule, shape, 0.5, 3.0) > 0.5,
+        np.fft.irfftn(compute_potential(molecule, shape, 0.5), s=shape).astype(np.float32),
+        mask_atoms(molecule, shape, 0.5, 3.0) > 0.5,
     )
     fine = predict.load("0.5")
     for resolution in (2.0, 4.0):

@@ -22,14 +22,16 @@ from deepemhancer_plugin.core.enhancement.amplitudes import (
     with_data,
 )
 from deepemhancer_plugin.core.maps import filters, spectrum
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 
 @pytest.fixture(scope="module")
 def truth():
     """The map of an atomic model that the tables were not made from."""
-    made = simulate(from_structure(build_protein(2)), Conditions(resolution=3.0, margin=14.0), 1)
+    made = simulate_halves(
+        from_structure(build_protein(2)), Conditions(resolution=3.0, margin=14.0), 1
+    )
     return np.maximum(made.model, 0) / np.percentile(made.model[made.mask > 0.5], 95)
 
 

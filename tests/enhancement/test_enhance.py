@@ -14,7 +14,7 @@ from deepemhancer_plugin.core.evaluation import soft_mask
 from deepemhancer_plugin.core.maps.spectrum import fsc, resolution
 from deepemhancer_plugin.core.maps.symmetry import point_group
 from deepemhancer_plugin.core.noise.statistics import noise_from_halves
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 from deepemhancer_plugin.core.weights.embedded import load_embedded
 from deepemhancer_plugin.core.weights.prepare import prepare
@@ -32,7 +32,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def made():
-    return simulate(from_structure(build_protein(1)), Conditions(resolution=3.5, margin=16.0), 5)
+    return simulate_halves(
+        from_structure(build_protein(1)), Conditions(resolution=3.5, margin=16.0), 5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,7 @@ def test_map_that_is_masked_to_the_molecule(made, model, where, result, single):
 
 
 def test_nothing_finer_comes_out_than_went_in(model, where):
-    low = simulate(
+    low = simulate_halves(
         from_structure(build_protein(1)), Conditions(resolution=3.0, margin=16.0, low_pass=6.0), 5
     )
     halves = [low.half1, low.half2]
@@ -169,7 +171,7 @@ def test_nothing_finer_comes_out_than_went_in(model, where):
 
 
 def test_noise_of_preferred_views_is_evened_out(model, where, made, monkeypatch):
-    views = simulate(
+    views = simulate_halves(
         from_structure(build_protein(1)),
         Conditions(resolution=4.0, margin=16.0, preferred=0.8, reconstruction=False),
         5,
@@ -189,7 +191,7 @@ def test_noise_of_preferred_views_is_evened_out(model, where, made, monkeypatch)
 
 def test_sampling_rates_are_left_as_they_were(model, where):
     """A non-cubic box at 1.7 A/voxel comes back with its shape and its molecule in place."""
-    made = simulate(
+    made = simulate_halves(
         from_structure(build_protein(1)),
         Conditions(resolution=5.0, sampling_rate=1.7, margin=8.0),
         6,

@@ -5,7 +5,7 @@ import pytest
 
 from deepemhancer_plugin.core.evaluation import qscore
 from deepemhancer_plugin.core.evaluation.qscore import q_scores, sample, sphere
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 RADII = np.arange(21) * 0.1
@@ -135,7 +135,7 @@ def eight_points(volume, positions, rate, atom):
 @pytest.mark.parametrize(("resolution", "low", "high"), [(2.3, 0.7, 0.95), (4.0, 0.3, 0.6)])
 def test_agrees_with_the_rule_of_eight_points(resolution, low, high):
     """Over 30 atoms of a protein the means differ by less than 0.015, single atoms by about 0.05; and the scores fall with the resolution."""
-    made = simulate(
+    made = simulate_halves(
         from_structure(build_protein()),
         Conditions(resolution, box=64, sampling_rate=1.1, b_factor=0, disorder=0, pose_error=0),
         3,

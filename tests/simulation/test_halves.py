@@ -19,11 +19,11 @@ from deepemhancer_plugin.core.simulation import (
     from_structure,
     random_conditions,
     read_molecule,
-    simulate,
+    simulate_halves,
 )
 from deepemhancer_plugin.core.simulation.assembly import assemble
 from deepemhancer_plugin.core.simulation.ligands import SUGAR, decorate
-from deepemhancer_plugin.core.simulation.molecule import Molecule, mask, potential
+from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential, mask_atoms
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 # Nothing but signal and noise: what has a closed form.
@@ -52,7 +52,7 @@ def molecule(structure):
 
 @pytest.fixture(scope="module")
 def plain(molecule):
-    return simulate(molecule, PLAIN, seed=1)
+    return simulate_halves(molecule, PLAIN, seed=1)
 
 
 def atoms(*places, elements=("C",), b=30.0):
@@ -99,7 +99,7 @@ def test_potential_is_the_sum_over_atoms(shape, rate):
             * np.exp(-b * square / 4)
             * np.exp(-2j * np.pi * (kz * z + ky * y + kx * x))
         )
-    got = potential(given, shape, rate) * rate**3
+    got = compute_potential(given, shape, rate) * rate**3
     for low, high in ((0, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.45), (0.45, 0.49)):
         shells = (np.sqrt(square) >= low / rate) & (np.sqrt(square) < high / rate)
         assert np.linalg.norm((got - expected)[shells]) < 0.012 * np.linalg.norm(expected[shells])
@@ -113,13 +113,16 @@ def test_mask_is_what_lies_within_the_radius_of_an_atom(rate, radius):
         ..., ::-1
     ]
     distance = np.min([np.linalg.norm(grid - p, axis=-1) for p in given.positions], axis=0)
-    got = mask(given, shape, rate, radius)
+    got = mask_atoms(given, shape, rate, radius)
     assert set(np.unique(got)) == {0, 1}
     np.testing.assert_array_equal(got == 1, distance < radius)
 
 
 def test_same_seed_same_maps(molecule, plain):
-    again, other = simulate(molecule, PLAIN, seed=1), simulate(molecule, PLAIN, seed=2)
+    again, other = (
+        simulate_halves(molecule, PLAIN, seed=1),
+        simulate_halves(molecule, PLAIN, seed=2),
+    )
     for name in ("half1", "half2", "target", "model", "mask"):
         np.testing.assert_array_equal(getattr(again, name), getattr(plain, name))
         assert not np.array_equal(getattr(other, name), getattr(plain, name))
@@ -139,7 +142,9 @@ def test_maps_are_of_the_asked_size(plain):
 def test_noise_of_the_halves_is_independent_and_as_strong_as_said(molecule, plain):
     difference = (plain.half1 - plain.half2) / 2
     assert difference.std() == pytest.approx(plain.noise_std, rel=0.01)
-    solvent = mask(plain.molecule, plain.half1.shape, 1.0, 8.0) == 0  # nothing but noise there
+    solvent = (
+        mask_atoms(plain.molecule, plain.half1.shape, 1.0, 8.0) == 0
+    )  # nothing but noise there
     first, second = plain.half1[solvent], plain.half2[solvent]
     assert ((first + second) / 2).std() == pytest.approx(plain.noise_std, rel=0.02)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
@@ -150,10 +155,10 @@ def test_halves_agree_to_the_asked_resolution(molecule, resolution, rate, box):
     """FSC of 0.143 in the molecule's volume. Mean of four simulations and of the shells within 5 %; a shell's own scatter is some 0.03."""
     values = []
     for seed in range(4):
-        made = simulate(
+        made = simulate_halves(
             molecule, replace(PLAIN, resolution=resolution, sampling_rate=rate, box=box), seed
         )
-        hull = mask(made.molecule, made.half1.shape, rate, 3.5)
+        hull = mask_atoms(made.molecule, made.half1.shape, rate, 3.5)
         frequency, curve = spectrum.fsc(made.half1 * hull, made.half2 * hull, rate)
         values.append(curve[np.abs(frequency * resolution - 1) < 0.06].mean())
     assert np.mean(values) == pytest.approx(0.143, abs=0.04)
@@ -163,7 +168,7 @@ def test_signal_to_noise_has_its_closed_form(molecule, plain):
     """Power of the halves' difference (twice a half's noise) against six times the signal's over the molecule's share of the box."""
     shape = plain.half1.shape
     signal = spectrum.power(
-        potential(
+        compute_potential(
             replace(
                 plain.molecule,
                 b_factors=plain.molecule.b_factors + 8 * np.pi**2 * PLAIN.pose_error**2,
@@ -175,7 +180,7 @@ def test_signal_to_noise_has_its_closed_form(molecule, plain):
     )
     noise = spectrum.power(np.fft.rfftn(plain.half1 - plain.half2), shape) / 2
     shell = round(72 / PLAIN.resolution)
-    share = mask(plain.molecule, shape, 1.0, 3.5).mean()
+    share = mask_atoms(plain.molecule, shape, 1.0, 3.5).mean()
     loss = np.exp(-PLAIN.b_factor / 2 / PLAIN.resolution**2)
     near = slice(shell - 1, shell + 2)
     assert noise[near].mean() / loss / signal[near].mean() * share == pytest.approx(
@@ -185,14 +190,16 @@ def test_signal_to_noise_has_its_closed_form(molecule, plain):
 
 def test_noise_has_the_colour_of_a_back_projection(molecule):
     for exponent in (0.5, -1.0):
-        made = simulate(molecule, replace(PLAIN, noise_exponent=exponent, b_factor=0.0), 3)
+        made = simulate_halves(molecule, replace(PLAIN, noise_exponent=exponent, b_factor=0.0), 3)
         power = spectrum.power(np.fft.rfftn(made.half1 - made.half2), made.half1.shape)[4:34]
         slope = np.polyfit(np.log(np.arange(4, 34)), np.log(power), 1)[0]
         assert slope == pytest.approx(2 * exponent, abs=0.1)
 
 
 def test_contrast_loss_is_the_b_factor(molecule):
-    sharp, blurred = (simulate(molecule, replace(PLAIN, b_factor=b), 4) for b in (0.0, 120.0))
+    sharp, blurred = (
+        simulate_halves(molecule, replace(PLAIN, b_factor=b), 4) for b in (0.0, 120.0)
+    )
     k = np.sqrt(
         sum(
             g**2 for g in np.meshgrid(*[np.fft.fftfreq(72)] * 2, np.fft.rfftfreq(72), indexing="ij")
@@ -205,7 +212,7 @@ def test_contrast_loss_is_the_b_factor(molecule):
 
 
 def test_low_pass_cuts(molecule, plain):
-    cut = simulate(molecule, replace(PLAIN, low_pass=8.0), 1)
+    cut = simulate_halves(molecule, replace(PLAIN, low_pass=8.0), 1)
     before, after = (spectrum.power(np.fft.rfftn(m.half1), m.half1.shape) for m in (plain, cut))
     np.testing.assert_allclose(after[:9], before[:9], rtol=1e-3)
     assert after[11:36].max() < 1e-9 * before[11:36].min()
@@ -217,24 +224,24 @@ def test_low_pass_cuts(molecule, plain):
 
 
 def test_micelle_is_in_the_input_and_not_in_the_target(molecule, plain):
-    belt = simulate(molecule, replace(PLAIN, micelle=0.7), 1)
+    belt = simulate_halves(molecule, replace(PLAIN, micelle=0.7), 1)
     np.testing.assert_array_equal(belt.target, plain.target)
     np.testing.assert_array_equal(belt.model, plain.model)
-    near = (mask(plain.molecule, plain.half1.shape, 1.0, 3.5) == 0) & (
-        mask(plain.molecule, plain.half1.shape, 1.0, 10.0) == 1
+    near = (mask_atoms(plain.molecule, plain.half1.shape, 1.0, 3.5) == 0) & (
+        mask_atoms(plain.molecule, plain.half1.shape, 1.0, 10.0) == 1
     )
     means = [(m.half1 + m.half2)[near].mean() / 2 for m in (belt, plain)]
-    inside = plain.model[mask(plain.molecule, plain.half1.shape, 1.0, 3.5) == 1].mean()
+    inside = plain.model[mask_atoms(plain.molecule, plain.half1.shape, 1.0, 3.5) == 1].mean()
     assert means[0] > means[1] + 0.15 * inside
 
 
 def test_a_lumpy_micelle_varies_in_density_and_stays_where_it_is(molecule):
     quiet = replace(PLAIN, micelle=0.7, noise=0.0)
     even, lumpy = (
-        simulate(molecule, replace(quiet, micelle_lumps=lumps), 1) for lumps in (0.0, 0.8)
+        simulate_halves(molecule, replace(quiet, micelle_lumps=lumps), 1) for lumps in (0.0, 0.8)
     )
     np.testing.assert_array_equal(lumpy.model, even.model)
-    bare = simulate(molecule, replace(quiet, micelle=0.0), 1).half1
+    bare = simulate_halves(molecule, replace(quiet, micelle=0.0), 1).half1
     belt, lumps = even.half1 - bare, lumpy.half1 - bare
     where = belt > 0.5 * belt.max()
     ratio = lumps[where] / belt[where]
@@ -248,7 +255,7 @@ def test_a_lumpy_micelle_varies_in_density_and_stays_where_it_is(molecule):
 
 
 def test_solvent_lowers_the_molecule_and_not_the_target(molecule, plain):
-    solvated = simulate(molecule, replace(PLAIN, solvent=0.6), 1)
+    solvated = simulate_halves(molecule, replace(PLAIN, solvent=0.6), 1)
     np.testing.assert_array_equal(solvated.target, plain.target)
     assert solvated.half1.sum() == pytest.approx(0.4 * plain.half1.sum(), rel=0.1)
 
@@ -263,7 +270,7 @@ def test_target_ends_at_its_mask_and_is_no_sharper_than_the_data(plain):
 
 
 def test_sphere_of_reconstruction(molecule):
-    made = simulate(molecule, replace(PLAIN, sphere=True), 1)
+    made = simulate_halves(molecule, replace(PLAIN, sphere=True), 1)
     z, y, x = np.ogrid[:72, :72, :72]
     outside = (z - 36) ** 2 + (y - 36) ** 2 + (x - 36) ** 2 > 36**2
     assert (
@@ -275,7 +282,7 @@ def test_sphere_of_reconstruction(molecule):
 
 
 def test_the_models_frame_is_kept_without_a_random_pose(structure, molecule):
-    made = simulate(molecule, replace(PLAIN, box=None, random_pose=False, margin=6.0), 1)
+    made = simulate_halves(molecule, replace(PLAIN, box=None, random_pose=False, margin=6.0), 1)
     np.testing.assert_allclose(made.molecule.positions + made.origin, molecule.positions, atol=1e-6)
     z, y, x = np.round(made.molecule.positions[:, ::-1]).astype(int).T
     assert made.model[z, y, x].mean() > 3 * made.model.std()
@@ -285,7 +292,7 @@ def test_the_models_frame_is_kept_without_a_random_pose(structure, molecule):
     ("symmetry", "order"), [("C3", 3), ("C7", 7), ("D3", 6), ("O", 24), ("I", 60)]
 )
 def test_copies_map_onto_themselves_under_their_group(molecule, symmetry, order):
-    small = molecule[:150].moved(Rotation.identity(), -molecule.positions[:150].mean(0))
+    small = molecule[:150].shift(-molecule.positions[:150].mean(0))
     made = assemble(small, symmetry, None, np.random.default_rng(2))
     assert len(made) == order * 150
     tree = cKDTree(made.positions)
@@ -311,7 +318,7 @@ def test_copies_map_onto_themselves_under_their_group(molecule, symmetry, order)
 
 @pytest.mark.parametrize("symmetry", ["C2", "C5", "D2", "T", "helix", "shell"])
 def test_copies_do_not_run_into_each_other_and_touch(molecule, symmetry):
-    small = molecule[:300].moved(Rotation.identity(), -molecule.positions[:300].mean(0))
+    small = molecule[:300].shift(-molecule.positions[:300].mean(0))
     made = assemble(small, symmetry, None, np.random.default_rng(3))
     parts = made.positions.reshape(-1, 300, 3)
     nearest = min(cKDTree(parts[0]).query(np.concatenate(parts[1:]))[0].min(), 99)
@@ -321,7 +328,7 @@ def test_copies_do_not_run_into_each_other_and_touch(molecule, symmetry):
 
 
 def test_a_helix_maps_onto_itself_under_rise_and_twist(molecule):
-    small = molecule[:100].moved(Rotation.identity(), -molecule.positions[:100].mean(0))
+    small = molecule[:100].shift(-molecule.positions[:100].mean(0))
     for seed in range(3):
         made = assemble(small, "helix", 150.0, np.random.default_rng(seed))
         parts = made.positions.reshape(-1, 100, 3)
@@ -342,11 +349,11 @@ def test_a_helix_maps_onto_itself_under_rise_and_twist(molecule):
 
 
 def test_a_fibre_crosses_the_box_and_a_shell_is_hollow(molecule):
-    fibre = simulate(molecule[:400], replace(PLAIN, symmetry="helix", box=64), 5)
+    fibre = simulate_halves(molecule[:400], replace(PLAIN, symmetry="helix", box=64), 5)
     extent = np.ptp(fibre.molecule.positions, axis=0).max()
     assert extent > 62 and fibre.target.max() > 0.5
     shell = assemble(
-        molecule[:100].moved(Rotation.identity(), -molecule.positions[:100].mean(0)),
+        molecule[:100].shift(-molecule.positions[:100].mean(0)),
         "shell",
         None,
         np.random.default_rng(1),
@@ -368,7 +375,7 @@ def test_unknown_symmetry_is_refused(molecule, symmetry):
 def test_a_weak_copy_is_weak_in_the_halves_and_the_target(molecule):
     small = molecule[:200]
     made = [
-        simulate(small, replace(PLAIN, symmetry="C2", box=None, margin=8.0, weak=weak), seed)
+        simulate_halves(small, replace(PLAIN, symmetry="C2", box=None, margin=8.0, weak=weak), seed)
         for weak in (1.0, 0.3)
         for seed in range(4)
     ]
@@ -390,7 +397,7 @@ def test_a_weak_copy_is_weak_in_the_halves_and_the_target(molecule):
 
 def test_noise_of_a_reconstruction(molecule):
     """Its power is |k| over the mean CTF^2, nothing beyond the Nyquist sphere; the resolution stays what was asked for."""
-    made = simulate(molecule, replace(RECONSTRUCTED, b_factor=0.0, defocus=1.5), 3)
+    made = simulate_halves(molecule, replace(RECONSTRUCTED, b_factor=0.0, defocus=1.5), 3)
     shape, k = made.half1.shape, np.arange(1, 36) / 72
     power = spectrum.power(np.fft.rfftn(made.half1 - made.half2), shape)
     z = np.linspace(0.75e4, 2.25e4, 500)[:, None]
@@ -406,8 +413,8 @@ def test_noise_of_a_reconstruction(molecule):
     assert power[40:].max() < 1e-9 * power[20]
     values = []
     for seed in range(4):
-        made = simulate(molecule, RECONSTRUCTED, seed)
-        hull = mask(made.molecule, made.half1.shape, 1.0, 3.5)
+        made = simulate_halves(molecule, RECONSTRUCTED, seed)
+        hull = mask_atoms(made.molecule, made.half1.shape, 1.0, 3.5)
         frequency, curve = spectrum.fsc(made.half1 * hull, made.half2 * hull)
         values.append(curve[np.abs(frequency * RECONSTRUCTED.resolution - 1) < 0.06].mean())
     assert np.mean(values) == pytest.approx(0.143, abs=0.04)
@@ -415,7 +422,9 @@ def test_noise_of_a_reconstruction(molecule):
 
 def test_preferred_views_leave_the_noise_of_a_watson_distribution(molecule):
     """Weight of the direction k: the integral of exp(kappa cos^2) over the views on the great circle across k, done by sums."""
-    made = simulate(molecule, replace(RECONSTRUCTED, preferred=1.0, b_factor=0.0, defocus=0.0), 3)
+    made = simulate_halves(
+        molecule, replace(RECONSTRUCTED, preferred=1.0, b_factor=0.0, defocus=0.0), 3
+    )
     power = np.abs(np.fft.rfftn(made.half1 - made.half2)) ** 2
     grid = np.stack(
         np.meshgrid(np.fft.fftfreq(72), np.fft.fftfreq(72), np.fft.rfftfreq(72), indexing="ij"), -1
@@ -443,7 +452,7 @@ def test_preferred_views_leave_the_noise_of_a_watson_distribution(molecule):
 
 
 def test_the_sphere_of_a_reconstruction_ends_outside_of_half_the_box(molecule):
-    made = simulate(molecule, replace(RECONSTRUCTED, sphere=True, b_factor=0.0), 1)
+    made = simulate_halves(molecule, replace(RECONSTRUCTED, sphere=True, b_factor=0.0), 1)
     z, y, x = np.ogrid[:72, :72, :72]
     radius = np.sqrt((z - 36) ** 2 + (y - 36) ** 2 + (x - 36) ** 2)
     inside = made.half1[(radius > 28) & (radius < 34)].std()
@@ -454,7 +463,7 @@ def test_the_sphere_of_a_reconstruction_ends_outside_of_half_the_box(molecule):
 
 
 def test_offset_and_half_precision(molecule, plain):
-    moved = simulate(molecule, replace(PLAIN, offset=1.5, float16=True), 1)
+    moved = simulate_halves(molecule, replace(PLAIN, offset=1.5, float16=True), 1)
     np.testing.assert_allclose(
         moved.half1, plain.half1 + 1.5 * 2**0.5 * plain.noise_std, rtol=1e-3, atol=1e-5
     )
@@ -486,7 +495,7 @@ def test_a_sugar_is_a_chair():
 
 
 def test_ligands_are_in_the_mask_and_the_target(molecule):
-    made = simulate(molecule, replace(PLAIN, ligands=4, box=96), 2)
+    made = simulate_halves(molecule, replace(PLAIN, ligands=4, box=96), 2)
     grown = made.molecule[len(molecule) :]
     assert len(grown) > 20
     z, y, x = np.round(grown.positions[:, ::-1]).astype(int).T
@@ -522,7 +531,7 @@ def test_typical_conditions_and_their_maps_stay_what_they_were(molecule):
     assert (drawn.resolution, drawn.b_factor, rng.random()) == pytest.approx(
         (5.891609406353812, 102.07182960332764, 0.3939960187362245), abs=1e-12
     )
-    made = simulate(molecule, drawn, 3)
+    made = simulate_halves(molecule, drawn, 3)
     assert made.half1.shape == (72, 72, 72)
     np.testing.assert_allclose(
         [
@@ -577,7 +586,7 @@ def test_ligands_of_the_model_are_kept_at_partial_occupancy(structure, molecule)
     read = from_structure(made)
     assert len(read) == len(molecule) + 3
     np.testing.assert_allclose(np.sort(read.occupancies)[:4], [0.4, 0.4, 0.4, 1.0])
-    simulated = simulate(read, replace(PLAIN, box=96, random_pose=False, pose_error=0.0), 1)
+    simulated = simulate_halves(read, replace(PLAIN, box=96, random_pose=False, pose_error=0.0), 1)
     where = [int(np.argmin(np.linalg.norm(read.positions - place, axis=1))) for place in places]
     z, y, x = np.round(simulated.molecule.positions[where][:, ::-1]).astype(int).T
     assert (

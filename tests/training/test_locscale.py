@@ -5,7 +5,7 @@ import pytest
 
 from deepemhancer_plugin.core.maps import spectrum
 from deepemhancer_plugin.core.simulation import from_structure
-from deepemhancer_plugin.core.simulation.molecule import mask, potential
+from deepemhancer_plugin.core.simulation.molecule import compute_potential, mask_atoms
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 from deepemhancer_plugin.core.training.locscale import locscale, profiles
 
@@ -34,7 +34,7 @@ def protein():
     molecule = from_structure(build_protein())
     shape = (64, 60, 66)
     molecule.positions[:] += np.array(shape[::-1]) / 2 - molecule.positions.mean(0)
-    model = np.fft.irfftn(potential(molecule, shape, 1.0), s=shape).astype(np.float32)
+    model = np.fft.irfftn(compute_potential(molecule, shape, 1.0), s=shape).astype(np.float32)
     model = cut(model)
     worse = blurred(model, 120.0)
     z = np.linspace(0, 1, shape[0])[:, None, None]
@@ -43,7 +43,7 @@ def protein():
         + z * worse
         + 0.02 * np.random.default_rng(0).standard_normal(shape) * worse.std()
     )
-    return model, volume.astype(np.float32), mask(molecule, shape, 1.0, 3.0) > 0
+    return model, volume.astype(np.float32), mask_atoms(molecule, shape, 1.0, 3.0) > 0
 
 
 def frequencies(shape):

@@ -15,8 +15,13 @@ from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.maps import filters, mrc, spectrum
 from deepemhancer_plugin.core.maps.resampling import resample
 from deepemhancer_plugin.core.noise.statistics import noise_from_halves
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, read_molecule, simulate
-from deepemhancer_plugin.core.simulation.molecule import potential
+from deepemhancer_plugin.core.simulation import (
+    Conditions,
+    from_structure,
+    read_molecule,
+    simulate_halves,
+)
+from deepemhancer_plugin.core.simulation.molecule import compute_potential
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 from deepemhancer_plugin.core.training import clusters as clusters_module
 from deepemhancer_plugin.core.training import pairs as pairs_module
@@ -54,7 +59,7 @@ def files(tmp_path_factory):
     while len(structure[0]) > 1:
         del structure[0][-1]
     structure.write_pdb(str(folder / "model.pdb"))
-    made = simulate(from_structure(structure), CONDITIONS, 3)
+    made = simulate_halves(from_structure(structure), CONDITIONS, 3)
     for name, data in (("half1", made.half1), ("half2", made.half2)):
         mrc.write_map(str(folder / f"{name}.mrc"), data, mrc.new_map(data, RATE, made.origin))
     return folder, made
@@ -309,7 +314,7 @@ def test_amplitudes_of_the_target_are_the_models(files, prepared):
         molecule = replace(molecule, b_factors=np.full(len(molecule), prepared.facts["median_b"]))
     target = prepared.volumes[..., 2].astype(np.float32)
     mask = np.abs(target) > 0
-    model = 2 * np.fft.irfftn(potential(molecule, (65,) * 3, 1.0), s=(65,) * 3) * mask
+    model = 2 * np.fft.irfftn(compute_potential(molecule, (65,) * 3, 1.0), s=(65,) * 3) * mask
     ours, theirs = (
         np.sqrt(spectrum.power(np.fft.rfftn(v), (65,) * 3))[2:17] for v in (target, model)
     )  # 32 to 4 A
@@ -366,7 +371,7 @@ def test_refined_b_is_that_of_a_perfect_half_map_pair(b):
         b_factors=np.full(300, 60.0),
     )
     shape = (64,) * 3
-    model = potential(molecule, shape, 1.0)
+    model = compute_potential(molecule, shape, 1.0)
     at = np.sqrt(spectrum.power(model, shape)) * np.exp(-(b - 60) / 4 * (np.arange(56) / 64) ** 2)
     cref = 0.99 * at[:33] / at[1:33].max()
     curve = cref**2 / (2 - cref**2)

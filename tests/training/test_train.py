@@ -21,7 +21,7 @@ from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.noise.directions import measure_sampling
 from deepemhancer_plugin.core.noise.normalization import NoiseStats
 from deepemhancer_plugin.core.noise.statistics import noise_from_map
-from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 from deepemhancer_plugin.core.training import cubes as cubes_module
 from deepemhancer_plugin.core.training import train as train_module
@@ -305,9 +305,11 @@ def test_volumes_of_noise_have_an_empty_target_and_the_noise_that_a_single_map_w
 
 
 def test_noise_is_of_every_colour(molecule, monkeypatch):
-    seen, simulate = [], cubes_module.simulate
+    seen, simulate_halves = [], cubes_module.simulate_halves
     monkeypatch.setattr(
-        cubes_module, "simulate", lambda *a, **k: seen.append(a[1]) or simulate(*a, **k)
+        cubes_module,
+        "simulate_halves",
+        lambda *a, **k: seen.append(a[1]) or simulate_halves(*a, **k),
     )
     for seed in range(24):
         volume(molecule, np.random.default_rng(seed), (48, 52), noise_only=1)
@@ -344,7 +346,10 @@ def test_noise_of_preferred_views_is_evened_out_where_halves_tell_it(molecule, m
 def drawn(molecule, task, seed, monkeypatch, micelle=0.5):
     """A simulated map of the given task with a micelle around the molecule, and the conditions that it was simulated under."""
     seen = []
-    random_conditions, simulate = cubes_module.random_conditions, cubes_module.simulate
+    random_conditions, simulate_halves = (
+        cubes_module.random_conditions,
+        cubes_module.simulate_halves,
+    )
 
     def conditions(*arguments, **keywords):
         return replace(
@@ -357,11 +362,11 @@ def drawn(molecule, task, seed, monkeypatch, micelle=0.5):
 
     def simulated(molecule, conditions, seed, target):
         seen.append(conditions)
-        return simulate(molecule, conditions, seed, target=target)
+        return simulate_halves(molecule, conditions, seed, target=target)
 
     with monkeypatch.context() as patch:
         patch.setattr(cubes_module, "random_conditions", conditions)
-        patch.setattr(cubes_module, "simulate", simulated)
+        patch.setattr(cubes_module, "simulate_halves", simulated)
         return *volume(molecule, np.random.default_rng(seed), (96, 100), task, noise_only=0), seen[
             0
         ]
@@ -394,7 +399,9 @@ def test_sharp_target_is_of_maps_better_than_4_a_and_sharper(molecule, monkeypat
             95 <= conditions.box * conditions.sampling_rate <= 115 and conditions.low_pass is None
         )
     at = Conditions(resolution=2.5, box=64, disorder=150.0)
-    tight, sharp = (simulate(molecule, at, 0, target=target) for target in ("tight", "sharp"))
+    tight, sharp = (
+        simulate_halves(molecule, at, 0, target=target) for target in ("tight", "sharp")
+    )
     np.testing.assert_array_equal(tight.half1, sharp.half1)
     fine = spectrum_from(2.5, 4.0, 64)
     power = [np.square(np.abs(np.fft.fftn(s.target)[fine])).mean() for s in (tight, sharp)]
@@ -404,9 +411,9 @@ def test_sharp_target_is_of_maps_better_than_4_a_and_sharper(molecule, monkeypat
 @pytest.mark.parametrize("rate", [1.0, 1.5])
 def test_model_target_is_the_models_map_as_far_as_the_halves_reach(molecule, rate):
     at = Conditions(resolution=5.0, box=64, sampling_rate=rate, disorder=150.0, sphere=False)
-    plain = simulate(molecule, at, 0, target="model")
+    plain = simulate_halves(molecule, at, 0, target="model")
     np.testing.assert_allclose(plain.target, 2 * plain.model, atol=1e-4 * plain.model.max())
-    low = simulate(molecule, replace(at, low_pass=8.0), 0, target="model")
+    low = simulate_halves(molecule, replace(at, low_pass=8.0), 0, target="model")
     power = np.square(np.abs(np.fft.fftn(low.target)))
     assert power[spectrum_from(2 * rate, 7.2, 64, rate)].sum() < 1e-6 * power.sum()
     kept = spectrum_from(8.6, 1000, 64, rate)
@@ -416,7 +423,10 @@ def test_model_target_is_the_models_map_as_far_as_the_halves_reach(molecule, rat
 
 
 def test_every_second_volume_is_of_the_conditions_that_are_met_most(molecule, monkeypatch):
-    simulate, random_conditions = cubes_module.simulate, cubes_module.random_conditions
+    simulate_halves, random_conditions = (
+        cubes_module.simulate_halves,
+        cubes_module.random_conditions,
+    )
     seen, typical = [], []
 
     def conditions(*arguments, **keywords):
@@ -426,7 +436,9 @@ def test_every_second_volume_is_of_the_conditions_that_are_met_most(molecule, mo
 
     monkeypatch.setattr(cubes_module, "random_conditions", conditions)
     monkeypatch.setattr(
-        cubes_module, "simulate", lambda *a, **k: seen.append(a[1]) or simulate(*a, **k)
+        cubes_module,
+        "simulate_halves",
+        lambda *a, **k: seen.append(a[1]) or simulate_halves(*a, **k),
     )
     for seed in range(24):
         volume(molecule, np.random.default_rng(seed), (48, 52), noise_only=0)

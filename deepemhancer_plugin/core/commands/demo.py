@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     from deepemhancer_plugin.core.evaluation import score, soft_mask
     from deepemhancer_plugin.core.maps import mrc
     from deepemhancer_plugin.core.simulation import from_structure
-    from deepemhancer_plugin.core.simulation import simulate as make
+    from deepemhancer_plugin.core.simulation import simulate_halves as make
     from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
     log("building the protein and simulating its half maps at 4 A, with disorder and a micelle")

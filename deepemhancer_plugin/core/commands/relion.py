@@ -179,13 +179,13 @@ def _example(folder: str) -> int:
     from pathlib import Path
 
     from deepemhancer_plugin.core.relion.example import make_particles, refine_command
-    from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate
+    from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
     from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
     conditions = Conditions(
         sampling_rate=2.0, box=48, noise=0, random_pose=False, b_factor=60, disorder=30
     )
-    made = simulate(from_structure(build_protein(0)), conditions, 0, workers=-1)
+    made = simulate_halves(from_structure(build_protein(0)), conditions, 0, workers=-1)
     try:
         make_particles(made.half1, 2.0, Path(folder), 120, 4.5)
         (Path(folder) / "refine").mkdir(exist_ok=True)

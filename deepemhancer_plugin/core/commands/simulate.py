@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError(f"--{name} {getattr(a, name):g}: out of range, see -h")
     from deepemhancer_plugin.core.maps import mrc
     from deepemhancer_plugin.core.simulation import Conditions, read_molecule
-    from deepemhancer_plugin.core.simulation import simulate as make
+    from deepemhancer_plugin.core.simulation import simulate_halves as make
 
     outputs = [f"{a.output}_{kind}.mrc" for kind in ("half1", "half2", "target", "model")]
     check_outputs(outputs, [a.model])

@@ -5,13 +5,12 @@ import warnings
 import numpy as np
 from scipy import fft
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.evaluation.metrics import soft_edge
 from deepemhancer_plugin.core.maps.filters import low_pass_spectrum
 from deepemhancer_plugin.core.maps.mrc import Map
-from deepemhancer_plugin.core.simulation.molecule import Molecule, mask, potential
+from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential, mask_atoms
 
 NEIGHBOURHOOD = 8.0  # A over which order is averaged: a loop or a helix, not a single side chain
 LEAST_ORDERED = 0.2  # of the atoms
@@ -28,7 +27,7 @@ def placed(molecule: Molecule, volume: Map, name: str) -> Molecule:
     Warns:
         MapWarning: some are not.
     """
-    moved = molecule.moved(Rotation.identity(), -np.array(volume.position))
+    moved = molecule.shift(-np.array(volume.position))
     last = (np.array(volume.data.shape[::-1]) - 1) * volume.sampling_rate
     inside = np.all((moved.positions >= 0) & (moved.positions <= last), axis=1)
     if not inside.any():
@@ -56,7 +55,7 @@ def placed(molecule: Molecule, volume: Map, name: str) -> Molecule:
 
 def model_map(molecule: Molecule, shape: tuple[int, ...], rate: float) -> np.ndarray:
     """The electron-scattering potential (z, y, x) of placed atoms with their own B factors, as finely as the grid of `rate` A/voxel can hold it."""
-    spectrum = potential(molecule, shape, rate, workers=-1)
+    spectrum = compute_potential(molecule, shape, rate, workers=-1)
     low_pass_spectrum(spectrum, PASS, STOP, shape)
     return fft.irfftn(spectrum, s=shape, workers=-1)
 
@@ -75,4 +74,4 @@ def least_ordered(molecule: Molecule) -> np.ndarray:
 
 def mask_of(molecule: Molecule, shape: tuple[int, ...], rate: float) -> np.ndarray:
     """Soft mask (z, y, x), 0-1, round placed atoms: 1 up to 3 A from each, then half a cosine of 6 A."""
-    return soft_edge(mask(molecule, shape, rate, CORE) > 0.5, rate, 0.0, EDGE)
+    return soft_edge(mask_atoms(molecule, shape, rate, CORE) > 0.5, rate, 0.0, EDGE)

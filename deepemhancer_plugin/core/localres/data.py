@@ -13,7 +13,7 @@ from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.maps.filters import frequencies, low_pass, raised_cosine
-from deepemhancer_plugin.core.simulation.molecule import Molecule, mask, potential
+from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential, mask_atoms
 
 SHARP_B = 10.0  # A^2 of every atom in what counts as a sharp map
 ROLL_OFF = 0.02  # of the raised cosine, in 1/voxel
@@ -126,13 +126,13 @@ class Labelled:
 
 def placed(molecule: Molecule, rng: np.random.Generator, span: Range, edge: int) -> Molecule:
     """The sharp molecule in a random pose within a box of `edge` voxels, cut by the box where it is larger."""
-    rotated = molecule.moved(Rotation.random(random_state=rng), np.zeros(3))
+    rotated = molecule.rotate(Rotation.random(random_state=rng))
     # Centred on an atom, or up to half a box beside it: the molecule's border and corners are as common as its middle.
     centre = (
         rotated.positions[rng.integers(len(rotated))]
         + rng.uniform(-0.25, 0.25, 3) * edge * span.rate
     )
-    moved = rotated.moved(Rotation.identity(), edge * span.rate / 2 - centre)
+    moved = rotated.shift(edge * span.rate / 2 - centre)
     margin = rng.uniform(0, 4)
     kept = sharp(
         moved[((moved.positions > margin) & (moved.positions < edge * span.rate - margin)).all(1)]
@@ -146,10 +146,10 @@ def labelled_volumes(
     """`count` volumes of one pose of the molecule under conditions drawn anew for each."""
     shape = (edge, edge, edge)
     atoms = placed(molecule, rng, span, edge)
-    inside = mask(atoms, shape, span.rate, rng.uniform(2.5, 4.5)) > 0.5
-    spectrum = potential(atoms, shape, span.rate)
+    inside = mask_atoms(atoms, shape, span.rate, rng.uniform(2.5, 4.5)) > 0.5
+    spectrum = compute_potential(atoms, shape, span.rate)
     k = frequencies(shape)
-    envelope = fft.rfftn(mask(atoms, shape, span.rate, 2.5)) * raised_cosine(
+    envelope = fft.rfftn(mask_atoms(atoms, shape, span.rate, 2.5)) * raised_cosine(
         k, span.rate / SCREEN, span.rate / SCREEN + ROLL_OFF
     )
     density = float(spectrum[0, 0, 0].real / max(envelope[0, 0, 0].real, 1))  # mean in the molecule

@@ -20,8 +20,8 @@ from deepemhancer_plugin.core.localres.data import (
 )
 from deepemhancer_plugin.core.localres.networks import Dense, Published, load_weights
 from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
-from deepemhancer_plugin.core.simulation.molecule import Molecule, potential
-from deepemhancer_plugin.core.simulation.molecule import mask as molecule_mask
+from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential
+from deepemhancer_plugin.core.simulation.molecule import mask_atoms as molecule_mask
 
 MODELS = Path(__file__).parent / "models"
 AROUND = 24  # voxels of the map around the mask that the local spectra are made from
@@ -63,7 +63,7 @@ def calibrate(
             atoms = placed(molecule, rng, span, edge)
             inside = molecule_mask(atoms, shape, span.rate, 3.0) > 0.5
             data = low_pass_to(
-                fft.irfftn(potential(atoms, shape, span.rate), s=shape),
+                fft.irfftn(compute_potential(atoms, shape, span.rate), s=shape),
                 span.rate,
                 float(resolution),
             )

@@ -1,7 +1,7 @@
 """From an atomic model to the half maps that a reconstruction of it would give, and to the map that the network should make of them."""
 
 from deepemhancer_plugin.core.simulation.conditions import Conditions, random_conditions
-from deepemhancer_plugin.core.simulation.halves import Simulated, simulate
+from deepemhancer_plugin.core.simulation.halves import Simulated, simulate_halves
 from deepemhancer_plugin.core.simulation.molecule import Molecule, from_structure, read_molecule
 
 __all__ = [
@@ -11,5 +11,5 @@ __all__ = [
     "from_structure",
     "random_conditions",
     "read_molecule",
-    "simulate",
+    "simulate_halves",
 ]

@@ -10,7 +10,12 @@ from scipy.special import i0e
 from deepemhancer_plugin.core.simulation.assembly import assemble
 from deepemhancer_plugin.core.simulation.conditions import Conditions
 from deepemhancer_plugin.core.simulation.ligands import decorate
-from deepemhancer_plugin.core.simulation.molecule import U_TO_B, Molecule, mask, potential
+from deepemhancer_plugin.core.simulation.molecule import (
+    U_TO_B,
+    Molecule,
+    compute_potential,
+    mask_atoms,
+)
 
 TARGET_SCALE = (
     2.0  # the target is twice the potential: its 95th percentile inside a protein is about one
@@ -101,13 +106,13 @@ def _arranged(
 ) -> tuple[Molecule, Molecule]:
     """The molecule, and it or its copies about the origin, in a random orientation; a fibre fills `length` A."""
     rotation = Rotation.random(rng=rng) if conditions.random_pose else Rotation.identity()
-    molecule = molecule.moved(Rotation.identity(), -_middle(molecule)).moved(rotation, np.zeros(3))
+    molecule = molecule.shift(-_middle(molecule)).rotate(rotation)
     if conditions.ligands:
         molecule = decorate(molecule, conditions.ligands, rng)
     if conditions.symmetry == "C1":
         return molecule, molecule
     turned = Rotation.random(rng=rng) if conditions.random_pose else Rotation.identity()
-    return molecule, assemble(molecule, conditions.symmetry, length, rng).moved(turned, np.zeros(3))
+    return molecule, assemble(molecule, conditions.symmetry, length, rng).rotate(turned)
 
 
 def _flexibility(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -214,7 +219,7 @@ def _mean_ctf_square(k: np.ndarray, defocus: float) -> np.ndarray:
     return np.square(np.sin(chi + np.arcsin(0.1))).mean(0)
 
 
-def simulate(
+def simulate_halves(
     molecule: Molecule, conditions: Conditions, seed: int, workers: int = 1, target: str = "tight"
 ) -> Simulated:
     """Half maps of `molecule` under `conditions`; the same seed gives the same maps.
@@ -250,7 +255,7 @@ def simulate(
         extent > size and conditions.symmetry != "helix"
     ):  # larger than the box: some part of it in the middle
         shift = shift - placed.positions[rng.integers(len(placed))]
-    placed = placed.moved(Rotation.identity(), shift + (edge // 2) * rate)
+    placed = placed.shift(shift + (edge // 2) * rate)
     inside = np.all((placed.positions > 0) & (placed.positions < size), axis=1)
     inside = inside if inside.sum() > 50 else np.full(len(placed), True)
     placed = placed[inside]
@@ -273,21 +278,21 @@ def simulate(
             weak = (np.flatnonzero(inside) // len(one)) == rng.integers(copies)
         occupancy = occupancy * np.where(weak, conditions.weak, 1.0)
     seen = replace(placed, b_factors=placed.b_factors + extra, occupancies=occupancy)
-    observed = potential(seen, box.shape, rate, workers)
+    observed = compute_potential(seen, box.shape, rate, workers)
     kept = DISORDER_IN_SHARP if target in ("sharp", "model") else DISORDER_IN_TARGET
-    model = potential(placed, box.shape, rate, workers)
+    model = compute_potential(placed, box.shape, rate, workers)
     ideal = model
     if kept or conditions.weak < 1:
-        ideal = potential(
+        ideal = compute_potential(
             replace(placed, b_factors=placed.b_factors + kept * extra, occupancies=occupancy),
             box.shape,
             rate,
             workers,
         )
 
-    tight = box.smooth(mask(placed, box.shape, rate, TARGET_MASK), 1.5)
+    tight = box.smooth(mask_atoms(placed, box.shape, rate, TARGET_MASK), 1.5)
     np.clip(tight, 0, 1, out=tight)
-    hull = mask(placed, box.shape, rate, 3.5)
+    hull = mask_atoms(placed, box.shape, rate, 3.5)
     signal = box.back(observed)
     mean_density = float(signal[hull > 0].mean())
     envelope = box.smooth(hull, 5.0)
@@ -352,7 +357,7 @@ def simulate(
         wanted *= (
             tight
             if target != "wide"
-            else np.clip(box.smooth(mask(placed, box.shape, rate, WIDE_MASK), 6.0), 0, 1)
+            else np.clip(box.smooth(mask_atoms(placed, box.shape, rate, WIDE_MASK), 6.0), 0, 1)
         )
     model_map = box.back(model * _cosine(box.k, 0.42 / rate, 0.5 / rate))
     half1, half2, wanted, model_map, tight = (

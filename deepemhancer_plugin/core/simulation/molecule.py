@@ -30,9 +30,13 @@ class Molecule:
     def __len__(self) -> int:
         return len(self.elements)
 
-    def moved(self, rotation: Rotation, shift: np.ndarray) -> "Molecule":
-        """Rotated about the origin, then shifted."""
-        return replace(self, positions=rotation.apply(self.positions) + shift)
+    def rotate(self, rotation: Rotation) -> "Molecule":
+        """Rotate the atoms about the origin."""
+        return replace(self, positions=rotation.apply(self.positions))
+
+    def shift(self, by: np.ndarray) -> "Molecule":
+        """Shift the atoms by a vector x, y, z in A."""
+        return replace(self, positions=self.positions + by)
 
     def __getitem__(self, index) -> "Molecule":
         return Molecule(
@@ -127,7 +131,7 @@ def _grid(kind, shape: tuple[int, ...], rate: float):
     return grid
 
 
-def potential(
+def compute_potential(
     molecule: Molecule, shape: tuple[int, ...], rate: float, workers: int = 1
 ) -> np.ndarray:
     """Half spectrum (nz, ny, nx // 2 + 1) of the molecule's electron-scattering potential, atom positions in the box's own frame.
@@ -169,7 +173,9 @@ def potential(
     return spectrum
 
 
-def mask(molecule: Molecule, shape: tuple[int, ...], rate: float, radius: float) -> np.ndarray:
+def mask_atoms(
+    molecule: Molecule, shape: tuple[int, ...], rate: float, radius: float
+) -> np.ndarray:
     """1 within `radius` A of an atom, 0 elsewhere (z, y, x)."""
     masker = gemmi.SolventMasker(gemmi.AtomicRadiiSet.Constant, radius)
     masker.rprobe = masker.rshrink = 0.0

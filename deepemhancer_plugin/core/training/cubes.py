@@ -14,8 +14,13 @@ from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.noise.directions import measure_views
 from deepemhancer_plugin.core.noise.normalization import NoiseStats
 from deepemhancer_plugin.core.noise.statistics import noise_from_map
-from deepemhancer_plugin.core.simulation import Conditions, Molecule, random_conditions, simulate
-from deepemhancer_plugin.core.simulation.molecule import mask
+from deepemhancer_plugin.core.simulation import (
+    Conditions,
+    Molecule,
+    random_conditions,
+    simulate_halves,
+)
+from deepemhancer_plugin.core.simulation.molecule import mask_atoms
 from deepemhancer_plugin.core.weights.networks import Architecture
 from deepemhancer_plugin.core.weights.prepare import network_input, network_input_in_mask
 
@@ -149,7 +154,7 @@ def volume(
         conditions = replace(
             conditions, noise_exponent=rng.uniform(*COLOURS), b_factor=NOISE_B * rng.random()
         )
-    simulated = simulate(molecule, conditions, int(rng.integers(2**31)), target=task.target)
+    simulated = simulate_halves(molecule, conditions, int(rng.integers(2**31)), target=task.target)
     rate = simulated.sampling_rate
     mean, difference, target = (
         (simulated.half1 + simulated.half2) / 2,
@@ -166,7 +171,7 @@ def volume(
     atoms = simulated.molecule.positions[:, ::-1] * (shape[0] / (mean.shape[0] * rate))
     if task.masked:
         # As users make them: two to eight A around the atoms.
-        inside = mask(simulated.molecule, mean.shape, rate, rng.uniform(2, 8)) > 0
+        inside = mask_atoms(simulated.molecule, mean.shape, rate, rng.uniform(2, 8)) > 0
         return (
             network_input_in_mask(mean, rate, inside, task.channels, task.compress, 1),
             resample(target, shape, 1),

@@ -26,8 +26,8 @@ from deepemhancer_plugin.core.noise.directions import measure_views
 from deepemhancer_plugin.core.noise.statistics import noise_from_halves
 from deepemhancer_plugin.core.simulation import Molecule, read_molecule
 from deepemhancer_plugin.core.simulation.halves import TARGET_MASK, TARGET_SCALE, WIDE_MASK
-from deepemhancer_plugin.core.simulation.molecule import mask as around
-from deepemhancer_plugin.core.simulation.molecule import potential
+from deepemhancer_plugin.core.simulation.molecule import compute_potential
+from deepemhancer_plugin.core.simulation.molecule import mask_atoms as around
 from deepemhancer_plugin.core.training.clusters import (
     ELSEWHERE,
     IN_TRAINING,
@@ -260,7 +260,7 @@ def prepare_pair(
         curve = spectrum.fsc(halves[0] * loose, halves[1] * loose)[1]
         b = refined_b(
             mean * loose,
-            fft.irfftn(potential(flat, shape, 1.0, -1), s=shape),
+            fft.irfftn(compute_potential(flat, shape, 1.0, -1), s=shape),
             curve,
             entry.resolution,
             60.0,
@@ -269,7 +269,7 @@ def prepare_pair(
     molecule = replace(molecule, b_factors=np.clip(molecule.b_factors, 5, LARGEST_B))
     finest = 1 / entry.resolution
     model = filters.low_pass(
-        fft.irfftn(potential(molecule, shape, 1.0, -1), s=shape), 1.0, finest, 1.2 * finest
+        fft.irfftn(compute_potential(molecule, shape, 1.0, -1), s=shape), 1.0, finest, 1.2 * finest
     )
     filtered = filters.low_pass(mean, 1.0, finest, 1.2 * finest)
     agreement = correlation(filtered, model, inside)
