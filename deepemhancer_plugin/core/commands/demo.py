@@ -11,6 +11,7 @@ from deepemhancer_plugin.core.commands.terminal import log
 from deepemhancer_plugin.core.evaluation import Scores
 from deepemhancer_plugin.core.files import make_folder
 from deepemhancer_plugin.core.maps import spectrum
+from deepemhancer_plugin.core.plotting import subplots
 from deepemhancer_plugin.core.simulation import Conditions
 
 CONDITIONS = Conditions(
@@ -105,12 +106,7 @@ def picture(
     rate: float,
 ) -> None:
     """Central slices of the maps (z, y, x) and their FSC curves against the model's map, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         1, 4, figsize=(15, 4.2), width_ratios=[1, 1, 1, 1.35], layout="constrained"
     )
     middle = int(np.argmax(np.square(model).sum((1, 2))))
@@ -156,4 +152,3 @@ def picture(
     plot.set_xticks([1 / t for t in ticks], [f"{t:g}" for t in ticks])
     plot.legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=110)
-    plt.close(figure)

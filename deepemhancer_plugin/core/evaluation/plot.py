@@ -8,6 +8,7 @@ import numpy as np
 from deepemhancer_plugin.core.evaluation.halfmaps import HalfMapFsc
 from deepemhancer_plugin.core.evaluation.profile import LOW_RESOLUTION, amplitude_profile
 from deepemhancer_plugin.core.evaluation.report import Judged
+from deepemhancer_plugin.core.plotting import subplots
 
 COLOURS = (
     "tab:blue",
@@ -31,11 +32,6 @@ def plot(
     resolution: float | None,
 ) -> None:
     """Write a PNG with a panel for everything that is known; `model` (z, y, x) is the model's map, `resolution` (A) where the fit of B ends."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     panels = [
         name
         for name, known in (
@@ -46,7 +42,7 @@ def plot(
         )
         if known
     ]
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         1, len(panels), figsize=(5.2 * len(panels), 4.4), layout="constrained", squeeze=False
     )
     for name, axis in zip(panels, axes[0], strict=True):
@@ -91,7 +87,6 @@ def plot(
             axis.set(title="Q-scores", xlabel="Q-score", ylabel="atoms", xlim=(-0.6, 1))
             axis.legend(fontsize=8, loc="upper left")
     figure.savefig(path, dpi=110, format="png")
-    plt.close(figure)
 
 
 def _fsc_axis(axis, frequency: np.ndarray, title: str, label: str) -> None:

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepemhancer_plugin.core.plotting import subplots
+
 
 def plot_history(history: Sequence[dict], path: Path) -> None:
     """Training loss and held-out error, FSC and correlation against the step, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     steps = [entry["step"] for entry in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(steps, [entry["loss"] for entry in history], label="training loss")
     left.plot(steps, [entry["mae"] for entry in history], label="held-out mean absolute error")
     left.set(xlabel="step", yscale="log", ylabel="loss (target's 95th percentile is about 1)")
@@ -22,4 +19,3 @@ def plot_history(history: Sequence[dict], path: Path) -> None:
     right.set(xlabel="step", ylim=(0, 1), ylabel="held-out cubes")
     right.legend()
     figure.savefig(path, dpi=100)
-    plt.close(figure)
