@@ -125,7 +125,9 @@ def over_all(
             else case.inside
         )
         found.append(
-            predict.local_resolution(case.map(resolution, noise), where, case.rate, network)[where]
+            predict.predict_resolution(case.map(resolution, noise), where, case.rate, network)[
+                where
+            ]
         )
     every = np.concatenate(found)
     return (
@@ -175,7 +177,7 @@ def two_sides(
     data = np.where(
         np.arange(case.shape[2]) < middle, case.map(fine, noise), case.map(coarse, noise, 1)
     ).astype(np.float32)
-    found = predict.local_resolution(data, case.inside, case.rate, network)
+    found = predict.predict_resolution(data, case.inside, case.rate, network)
     profile = np.array(
         [
             np.median(found[..., x][case.inside[..., x]])
@@ -232,7 +234,7 @@ def b_factors(cases: dict[str, Case], network) -> list[str]:
         cells = []
         for data, where in ((case.map(5.0), case.inside), (blurred, case.inside), (mean, inside)):
             for b in (0, -60, -100):
-                found = predict.local_resolution(
+                found = predict.predict_resolution(
                     apply_b_factor(data, case.rate, b), where, case.rate, network
                 )
                 cells.append(f"{np.median(found[where]):.2f}")
@@ -254,7 +256,7 @@ def speed(networks: dict[str, Any]) -> list[str]:
     rows, first = [], None
     for name, network in networks.items():
         started = time.perf_counter()
-        predict.local_resolution(data, inside, 1.0, network)
+        predict.predict_resolution(data, inside, 1.0, network)
         seconds = time.perf_counter() - started
         first = first or seconds
         rows.append(f"| {name} | {int(inside.sum())} | {seconds:.1f} | {seconds / first:.1f} |")
@@ -272,8 +274,8 @@ def main() -> int:
     a = p.parse_args()
     proteins, nucleic = molecules(a.structures)
     networks = {
-        "ours": predict.load(a.network),
-        **({"paper's network": predict.load(a.published)} if a.published else {}),
+        "ours": predict.load_network(a.network),
+        **({"paper's network": predict.load_network(a.published)} if a.published else {}),
     }
     where = f"{len(proteins)} proteins ({', '.join(proteins)})" + (
         f", the DNA of {len(nucleic)} complexes ({', '.join(nucleic)})" if nucleic else ""

@@ -9,7 +9,7 @@ from scipy import ndimage
 from deepemhancer_plugin.core.commands.main import main
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres import figures, predict
-from deepemhancer_plugin.core.localres.data import low_pass_to, sharp
+from deepemhancer_plugin.core.localres.data import low_pass_to, sharpen_atoms
 from deepemhancer_plugin.core.localres.mask import auto_mask
 from deepemhancer_plugin.core.localres.statistics import statistics
 from deepemhancer_plugin.core.maps import mrc
@@ -24,7 +24,7 @@ EDGE = 88
 @pytest.fixture(scope="module")
 def protein():
     """The sharp map of a protein at 1 A/voxel, and where it is."""
-    molecule = sharp(from_structure(build_protein(200)))
+    molecule = sharpen_atoms(from_structure(build_protein(200)))
     low, high = molecule.positions.min(0), molecule.positions.max(0)
     molecule.positions[:] += EDGE / 2 - (low + high) / 2
     shape = (EDGE,) * 3
@@ -35,7 +35,7 @@ def protein():
 
 @pytest.fixture(scope="module")
 def network():
-    return predict.load("1.0")
+    return predict.load_network("1.0")
 
 
 def noisy(data, level, seed=0):
@@ -51,7 +51,7 @@ def noisy(data, level, seed=0):
 def test_embedded_network_finds_the_low_pass(protein, network, resolution, noise, tolerance):
     # The synthetic fold is unlike those of the training: coarse maps of it are off by more than those in docs/benchmarks/localres.md.
     data, inside = protein
-    found = predict.local_resolution(
+    found = predict.predict_resolution(
         noisy(low_pass_to(data, 1.0, resolution), noise), inside, 1.0, network
     )[inside]
     assert abs(np.median(found) - resolution) < tolerance
@@ -64,14 +64,14 @@ def test_sharpening_lowers_the_median(protein, network):
     blurred = noisy(apply_b_factor(low_pass_to(data, 1.0, 3.0), 1.0, 120), 0.001)
     maps = [low_pass_to(apply_b_factor(blurred, 1.0, b), 1.0, 3.0) for b in (0, -60, -100)]
     medians = [
-        float(np.median(predict.local_resolution(volume, inside, 1.0, network)[inside]))
+        float(np.median(predict.predict_resolution(volume, inside, 1.0, network)[inside]))
         for volume in maps
     ]
     assert max(medians[1:]) < medians[0] - 0.3
 
 
 def test_fine_network_reads_finer_maps():
-    molecule = sharp(from_structure(build_protein(200)))[:700]
+    molecule = sharpen_atoms(from_structure(build_protein(200)))[:700]
     low, high = molecule.positions.min(0), molecule.positions.max(0)
     molecule.positions[:] += EDGE / 4 - (low + high) / 2
     shape = (EDGE,) * 3
@@ -79,9 +79,9 @@ def test_fine_network_reads_finer_maps():
         np.fft.irfftn(compute_potential(molecule, shape, 0.5), s=shape).astype(np.float32),
         mask_atoms(molecule, shape, 0.5, 3.0) > 0.5,
     )
-    fine = predict.load("0.5")
+    fine = predict.load_network("0.5")
     for resolution in (2.0, 4.0):
-        found = predict.local_resolution(
+        found = predict.predict_resolution(
             noisy(low_pass_to(data, 0.5, resolution), 0.04), inside, 0.5, fine
         )[inside]
         assert abs(np.median(found) - resolution) < 0.3
@@ -236,7 +236,7 @@ def test_training_command_without_data_takes_synthetic_proteins(tmp_path):
         )
         == 0
     )
-    assert predict.load(str(tmp_path / "weights.npz")).span.rate == 1.0
+    assert predict.load_network(str(tmp_path / "weights.npz")).span.rate == 1.0
     assert main(["localres-train", "-o", str(tmp_path), "--edge", "30"]) == 1
 
 

@@ -45,7 +45,7 @@ def test_sharpening_multiplies_amplitudes_by_the_b_factor():
     [(3, 0, 3), (3, -100, 3), (3, 24, 3), (3, 400 * np.log(2), 10), (12, 400 * np.log(2), 12)],
 )
 def test_effective_resolution_is_where_half_of_the_amplitude_is_left(resolution, blur, label):
-    assert data.effective(resolution, blur) == pytest.approx(label)
+    assert data.effective_resolution(resolution, blur) == pytest.approx(label)
     if label > resolution:
         assert np.exp(-blur / 4 / label**2) == pytest.approx(0.5)
 
@@ -104,7 +104,7 @@ def test_white_noise_has_the_power_of_each_bands_volume():
 @pytest.mark.parametrize("name", ["1.0", "0.5"])
 def test_volumes_have_no_signal_beyond_their_finest_label(molecule, name):
     span, rng = data.RANGES[name], np.random.default_rng(3)
-    volumes = data.pool_of([molecule], rng, span, 32, 6)
+    volumes = data.simulate_pool([molecule], rng, span, 32, 6)
     assert len(volumes) == 24
     for volume in volumes:
         assert (
@@ -122,7 +122,7 @@ def test_clean_volume_ends_at_its_label(molecule, monkeypatch):
     span = data.RANGES["1.0"]
     k = filters.frequencies((32, 32, 32))
     clean = 0
-    for volume in data.pool_of([molecule], np.random.default_rng(0), span, 32, 4):
+    for volume in data.simulate_pool([molecule], np.random.default_rng(0), span, 32, 4):
         power = np.abs(fft.rfftn(volume.data)) ** 2
         np.testing.assert_allclose(volume.label, 5.0, rtol=1e-5)
         clean += power[k > 1 / 5 + 0.021].max() < 1e-6 * power.max()
@@ -134,16 +134,16 @@ def test_clean_volume_ends_at_its_label(molecule, monkeypatch):
 def test_boxes_have_unit_norm_and_are_those_around_the_voxels():
     volume = np.random.default_rng(0).standard_normal((20, 21, 22)).astype(np.float32)
     voxels = np.array([[6, 6, 6], [13, 14, 15]])
-    found = data.boxes(volume, voxels)
+    found = data.cut_boxes(volume, voxels)
     np.testing.assert_allclose(np.square(found).sum((1, 2, 3)), 1, rtol=1e-5)
     expected = volume[7:20, 8:21, 9:22]
     np.testing.assert_allclose(found[1], expected / np.linalg.norm(expected), rtol=1e-5)
-    assert np.all(data.boxes(np.zeros((13, 13, 13), np.float32), np.array([[6, 6, 6]])) == 0)
+    assert np.all(data.cut_boxes(np.zeros((13, 13, 13), np.float32), np.array([[6, 6, 6]])) == 0)
 
 
 def test_windows_come_from_the_molecule_with_its_labels(molecule):
-    volume = data.pool_of([molecule], np.random.default_rng(1), data.RANGES["1.0"], 32, 1)[0]
-    found, labels = data.windows(volume, np.random.default_rng(0), 50)
+    volume = data.simulate_pool([molecule], np.random.default_rng(1), data.RANGES["1.0"], 32, 1)[0]
+    found, labels = data.draw_boxes(volume, np.random.default_rng(0), 50)
     assert found.shape == (50, 13, 13, 13) and labels.shape == (50,)
     assert (
         volume.label[volume.inside].min() <= labels.min()

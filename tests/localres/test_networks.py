@@ -84,7 +84,7 @@ def test_weights_come_back_as_they_were_saved(kind, tmp_path):
         network.model.trainable_variables, again.model.trainable_variables, strict=True
     ):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-3, atol=1e-4)
-    assert predict.load(str(tmp_path / "w.npz")).kind == kind
+    assert predict.load_network(str(tmp_path / "w.npz")).kind == kind
 
 
 def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path):
@@ -102,36 +102,38 @@ def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path):
         ("nan.npz", "non-finite"),
     ):
         with pytest.raises(InputError, match=said) as caught:
-            predict.load(str(tmp_path / file))
+            predict.load_network(str(tmp_path / file))
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no such network"):
-        predict.load("2.0")
+        predict.load_network("2.0")
 
 
 def test_values_are_in_the_mask_alone_and_in_the_range(dense, volume, mask):
-    found = predict.local_resolution(volume, mask, 1.0, dense)
+    found = predict.predict_resolution(volume, mask, 1.0, dense)
     assert found.shape == volume.shape and found.dtype == np.float32
     assert np.all(found[~mask] == 0) and found[mask].min() >= 2.5 and found[mask].max() <= 13
     assert found[mask].std() > 0.01
 
 
 def test_scale_and_level_of_the_map_do_not_matter(dense, volume, mask):
-    found = predict.local_resolution(volume, mask, 1.0, dense)
+    found = predict.predict_resolution(volume, mask, 1.0, dense)
     np.testing.assert_allclose(
-        predict.local_resolution(1000 * volume + 300, mask, 1.0, dense), found, rtol=1e-2
+        predict.predict_resolution(1000 * volume + 300, mask, 1.0, dense), found, rtol=1e-2
     )
 
 
 def test_slabs_give_what_the_whole_map_gives(dense, volume, mask, monkeypatch):
-    found = predict.local_resolution(volume, mask, 1.0, dense)
+    found = predict.predict_resolution(volume, mask, 1.0, dense)
     monkeypatch.setattr(predict, "SLAB", 1)
-    np.testing.assert_allclose(predict.local_resolution(volume, mask, 1.0, dense), found, rtol=1e-4)
+    np.testing.assert_allclose(
+        predict.predict_resolution(volume, mask, 1.0, dense), found, rtol=1e-4
+    )
 
 
 def test_result_moves_with_the_map(dense, volume, mask):
-    found = predict.local_resolution(volume, mask, 1.0, dense)
+    found = predict.predict_resolution(volume, mask, 1.0, dense)
     shift = (3, -4, 2)  # the 24 voxels around the mask stay in the box
-    moved = predict.local_resolution(
+    moved = predict.predict_resolution(
         np.roll(volume, shift, (0, 1, 2)), np.roll(mask, shift, (0, 1, 2)), 1.0, dense
     )
     np.testing.assert_allclose(moved, np.roll(found, shift, (0, 1, 2)), rtol=1e-3)
@@ -139,19 +141,19 @@ def test_result_moves_with_the_map(dense, volume, mask):
 
 def test_mask_at_the_edge_of_the_box(dense, volume):
     everywhere = np.ones(volume.shape, bool)
-    assert np.all(predict.local_resolution(volume, everywhere, 1.0, dense) >= 2.5)
+    assert np.all(predict.predict_resolution(volume, everywhere, 1.0, dense) >= 2.5)
 
 
 @pytest.mark.parametrize("rate", [0.8, 1.6])
 def test_other_sampling_rates_come_back_on_the_maps_grid(dense, volume, mask, rate):
-    found = predict.local_resolution(volume, mask, rate, dense)
+    found = predict.predict_resolution(volume, mask, rate, dense)
     assert found.shape == volume.shape and np.array_equal(found > 0, mask)
     assert found[mask].min() >= max(2.5, 2 * rate) - 1e-5
 
 
 def test_sliding_windows_see_the_box_around_each_voxel(volume, mask):
     network = randomised("published")
-    found = predict.local_resolution(volume, mask, 1.0, network)
+    found = predict.predict_resolution(volume, mask, 1.0, network)
     level = np.median(volume[~mask])
     for z, y, x in np.argwhere(mask)[::197]:
         box = volume[z - 6 : z + 7, y - 6 : y + 7, x - 6 : x + 7] - level
@@ -161,9 +163,9 @@ def test_sliding_windows_see_the_box_around_each_voxel(volume, mask):
 
 def test_mask_of_another_box_and_empty_mask_are_errors(dense, volume, mask):
     with pytest.raises(InputError, match="differ in box"):
-        predict.local_resolution(volume, mask[1:], 1.0, dense)
+        predict.predict_resolution(volume, mask[1:], 1.0, dense)
     with pytest.raises(InputError, match="empty"):
-        predict.local_resolution(volume, np.zeros_like(mask), 1.0, dense)
+        predict.predict_resolution(volume, np.zeros_like(mask), 1.0, dense)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- training

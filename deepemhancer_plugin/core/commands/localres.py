@@ -206,8 +206,8 @@ def _predict(
 
     rate = volume.sampling_rate
     with keras.device(where.names[0]):
-        resolution = predict.local_resolution(
-            volume.data, mask, rate, predict.load("1.0" if name == "auto" else name), progress
+        resolution = predict.predict_resolution(
+            volume.data, mask, rate, predict.load_network("1.0" if name == "auto" else name), progress
         )
         if name == "auto":
             name, median = "1.0", float(np.median(resolution[mask]))
@@ -218,8 +218,8 @@ def _predict(
                 )
                 name, resolution = (
                     "0.5",
-                    predict.local_resolution(
-                        volume.data, mask, rate, predict.load("0.5"), progress
+                    predict.predict_resolution(
+                        volume.data, mask, rate, predict.load_network("0.5"), progress
                     ),
                 )
     log(f"network: {name}")

@@ -273,11 +273,11 @@ def network(
         log(
             f"network: {name} A/voxel (FSC of the halves in the mask = {THRESHOLD:g} at {finest:.2f} A)"
         )
-    loaded = predict.load(name)
+    loaded = predict.load_network(name)
 
     def deepres(volume: np.ndarray, rate: float, mask: np.ndarray) -> np.ndarray:
         with keras.device(device):
-            return predict.local_resolution(volume, mask, rate, loaded, progress)
+            return predict.predict_resolution(volume, mask, rate, loaded, progress)
 
     return deepres, name
 

@@ -17,7 +17,7 @@ from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_poten
 
 SHARP_B = 10.0  # A^2 of every atom in what counts as a sharp map
 ROLL_OFF = 0.02  # of the raised cosine, in 1/voxel
-WINDOW = 13  # voxels, the edge of the boxes that are scaled to unit norm
+BOX_EDGE = 13  # voxels, the edge of the boxes that are scaled to unit norm
 SCREEN = 8.0  # A, the detail that bulk solvent has
 CORNER = 0.1  # 1/voxel: below it bands are equally wide, above it in proportion; narrower ones would see too far beyond a border
 _PLACES = np.linspace(math.asinh(1 / 16 / CORNER), math.asinh(0.5 / CORNER), 16)
@@ -58,7 +58,7 @@ def low_pass_to(volume: np.ndarray, rate: float, resolution: float) -> np.ndarra
     return low_pass(volume, rate, 1 / resolution, 1 / resolution + ROLL_OFF / rate)
 
 
-def effective(resolution: float, blur: float) -> float:
+def effective_resolution(resolution: float, blur: float) -> float:
     """The label of a map low-passed at `resolution` A whose B factor is `blur` A^2 over that of a sharp one.
 
     The coarser of the two: the low-pass, and where the blur leaves half of the amplitude, exp(-B k^2 / 4) = 1/2. Over-sharpening
@@ -67,7 +67,7 @@ def effective(resolution: float, blur: float) -> float:
     return max(resolution, math.sqrt(max(blur, 0.0) / (4 * math.log(2))))
 
 
-def sharp(molecule: Molecule) -> Molecule:
+def sharpen_atoms(molecule: Molecule) -> Molecule:
     """The same atoms, all with the B factor of a sharp map."""
     return replace(molecule, b_factors=np.full(len(molecule), SHARP_B))
 
@@ -97,21 +97,21 @@ def local_spectra(volume: np.ndarray, workers: int = 1) -> np.ndarray:
         powers.append(np.square(part).reshape(blocks).mean((1, 3, 5)))
     return np.concatenate(
         [
-            _shares(np.stack([ndimage.gaussian_filter(p, spread) for p in powers], -1))
+            _compress_shares(np.stack([ndimage.gaussian_filter(p, spread) for p in powers], -1))
             for spread in SPREADS
         ],
         -1,
     )
 
 
-def _shares(powers: np.ndarray) -> np.ndarray:
+def _compress_shares(powers: np.ndarray) -> np.ndarray:
     total = powers.sum(-1, keepdims=True)
     shares = np.maximum(powers, 0) / np.maximum(total, max(1e-6 * float(total.max()), 1e-30))
     return ((np.log(shares + DITHER**2 * WHITE) + 6) / 3).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledVolume:
     """A volume and its truth.
 
     data     (z, y, x), float32, solvent at about 0
@@ -124,7 +124,9 @@ class Labelled:
     inside: np.ndarray
 
 
-def placed(molecule: Molecule, rng: np.random.Generator, span: Range, edge: int) -> Molecule:
+def place_molecule(
+    molecule: Molecule, rng: np.random.Generator, span: Range, edge: int
+) -> Molecule:
     """The sharp molecule in a random pose within a box of `edge` voxels, cut by the box where it is larger."""
     rotated = molecule.rotate(Rotation.random(random_state=rng))
     # Centred on an atom, or up to half a box beside it: the molecule's border and corners are as common as its middle.
@@ -134,18 +136,18 @@ def placed(molecule: Molecule, rng: np.random.Generator, span: Range, edge: int)
     )
     moved = rotated.shift(edge * span.rate / 2 - centre)
     margin = rng.uniform(0, 4)
-    kept = sharp(
+    kept = sharpen_atoms(
         moved[((moved.positions > margin) & (moved.positions < edge * span.rate - margin)).all(1)]
     )
-    return kept if len(kept) >= 20 else placed(molecule, rng, span, edge)
+    return kept if len(kept) >= 20 else place_molecule(molecule, rng, span, edge)
 
 
-def labelled_volumes(
+def simulate_volumes(
     molecule: Molecule, rng: np.random.Generator, span: Range, edge: int, count: int
-) -> list[Labelled]:
+) -> list[LabelledVolume]:
     """`count` volumes of one pose of the molecule under conditions drawn anew for each."""
     shape = (edge, edge, edge)
-    atoms = placed(molecule, rng, span, edge)
+    atoms = place_molecule(molecule, rng, span, edge)
     inside = mask_atoms(atoms, shape, span.rate, rng.uniform(2.5, 4.5)) > 0.5
     spectrum = compute_potential(atoms, shape, span.rate)
     k = frequencies(shape)
@@ -163,7 +165,7 @@ def _conditions(
     inside: np.ndarray,
     rng: np.random.Generator,
     span: Range,
-) -> Labelled:
+) -> LabelledVolume:
     """One volume of a molecule's spectrum and its bulk solvent's."""
     shape = inside.shape
     if rng.random() < 0.5:
@@ -172,7 +174,7 @@ def _conditions(
     parts = [
         fft.irfftn(spectrum * _filter(k / span.rate, k, span.rate / d, b), s=shape) for d, b in cuts
     ]
-    labels = [min(max(effective(d, b), span.finest), span.coarsest) for d, b in cuts]
+    labels = [min(max(effective_resolution(d, b), span.finest), span.coarsest) for d, b in cuts]
     data, label = parts[0], np.full(shape, np.log(labels[0]), np.float32)
     if len(cuts) == 2:
         # On either side of a plane through the molecule the same density: the finer side is brought to the coarser one's scale.
@@ -190,7 +192,7 @@ def _conditions(
             np.float32
         )
         data = data * ndimage.gaussian_filter(wider, rng.uniform(0.5, 2))
-    return Labelled(data.astype(np.float32), np.exp(label), inside)
+    return LabelledVolume(data.astype(np.float32), np.exp(label), inside)
 
 
 def _filter(s: np.ndarray, k: np.ndarray, cut: float, blur: float) -> np.ndarray:
@@ -255,33 +257,33 @@ def _noise(
     return level * noise
 
 
-def windows(
-    volume: Labelled, rng: np.random.Generator, count: int
+def draw_boxes(
+    volume: LabelledVolume, rng: np.random.Generator, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` boxes (count, 13, 13, 13) of unit norm around voxels of the molecule, and their labels in A."""
-    half = WINDOW // 2
+    half = BOX_EDGE // 2
     voxels = np.argwhere(volume.inside[half:-half, half:-half, half:-half])
     if not len(voxels):
-        return np.zeros((0, WINDOW, WINDOW, WINDOW), np.float32), np.zeros(0, np.float32)
-    return boxes(
+        return np.zeros((0, BOX_EDGE, BOX_EDGE, BOX_EDGE), np.float32), np.zeros(0, np.float32)
+    return cut_boxes(
         volume.data, chosen := voxels[rng.integers(len(voxels), size=count)] + half
     ), volume.label[tuple(chosen.T)]
 
 
-def boxes(volume: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+def cut_boxes(volume: np.ndarray, voxels: np.ndarray) -> np.ndarray:
     """Boxes (n, 13, 13, 13) of unit norm around voxels (n, 3) that lie at least 6 inside the map."""
-    view = np.lib.stride_tricks.sliding_window_view(volume, (WINDOW,) * 3)
-    found = view[tuple((voxels - WINDOW // 2).T)].astype(np.float32)
+    view = np.lib.stride_tricks.sliding_window_view(volume, (BOX_EDGE,) * 3)
+    found = view[tuple((voxels - BOX_EDGE // 2).T)].astype(np.float32)
     norm = np.sqrt(np.square(found).sum((1, 2, 3), keepdims=True))
     return found / np.maximum(norm, 1e-12)
 
 
-def pool_of(
+def simulate_pool(
     molecules: Sequence[Molecule], rng: np.random.Generator, span: Range, edge: int, count: int
-) -> list[Labelled]:
+) -> list[LabelledVolume]:
     """Volumes of `count` poses of random molecules, four of each."""
     return [
         v
         for _ in range(count)
-        for v in labelled_volumes(molecules[int(rng.integers(len(molecules)))], rng, span, edge, 4)
+        for v in simulate_volumes(molecules[int(rng.integers(len(molecules)))], rng, span, edge, 4)
     ]

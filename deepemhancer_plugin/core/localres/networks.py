@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.localres.data import BANDS, RANGES, SPREADS, WINDOW, Range
+from deepemhancer_plugin.core.localres.data import BANDS, BOX_EDGE, RANGES, SPREADS, Range
 from deepemhancer_plugin.core.weights.networks import UNREADABLE, assign, not_ours
 
 
@@ -31,8 +31,8 @@ class Published:
             [],
             [],
         )  # what it says and what is true, A: predict.calibrate
-        box = keras.Input((WINDOW, WINDOW, WINDOW, 1), name="box")
-        x = layers.Conv3D(widths[0], WINDOW, activation="relu", name="filters")(box)
+        box = keras.Input((BOX_EDGE, BOX_EDGE, BOX_EDGE, 1), name="box")
+        x = layers.Conv3D(widths[0], BOX_EDGE, activation="relu", name="filters")(box)
         x = layers.Flatten(name="flat")(x)
         x = layers.Dense(widths[1], activation="relu", name="dense")(x)
         x = layers.Dropout(0.25, name="dropout")(x)

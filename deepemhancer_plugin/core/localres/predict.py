@@ -11,12 +11,12 @@ from scipy import fft, ndimage
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres.data import (
     BLOCK,
+    BOX_EDGE,
     RANGES,
-    WINDOW,
-    boxes,
+    cut_boxes,
     local_spectra,
     low_pass_to,
-    placed,
+    place_molecule,
 )
 from deepemhancer_plugin.core.localres.networks import Dense, Published, load_weights
 from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
@@ -32,7 +32,7 @@ FINE_MEDIAN = 3.2  # A; where the network at 1 A/voxel finds the median under it
 Progress = Callable[[str, int, int], None]
 
 
-def load(name: str, kind: str = "dense") -> Dense | Published:
+def load_network(name: str, kind: str = "dense") -> Dense | Published:
     """The package's network "1.0" or "0.5" (dense: deepres_1.0A.npz), or one in a file that training wrote."""
     path = (
         MODELS / f"deepres_{name}A{'' if kind == 'dense' else '_' + kind}.npz"
@@ -60,7 +60,7 @@ def calibrate(
     for resolution in truth:
         medians = []
         for number, molecule in enumerate(molecules):
-            atoms = placed(molecule, rng, span, edge)
+            atoms = place_molecule(molecule, rng, span, edge)
             inside = molecule_mask(atoms, shape, span.rate, 3.0) > 0.5
             data = low_pass_to(
                 fft.irfftn(compute_potential(atoms, shape, span.rate), s=shape),
@@ -71,7 +71,7 @@ def calibrate(
                 0.08 * (number % 2) * data.max()
             )
             medians.append(
-                float(np.median(local_resolution(data, inside, span.rate, network)[inside]))
+                float(np.median(predict_resolution(data, inside, span.rate, network)[inside]))
             )
         said.append(round(float(np.mean(medians)), 3))
     if all(
@@ -81,7 +81,7 @@ def calibrate(
     return network.calibration
 
 
-def local_resolution(
+def predict_resolution(
     volume: np.ndarray,
     mask: np.ndarray,
     rate: float,
@@ -163,13 +163,13 @@ def _dense(working: np.ndarray, at: np.ndarray, network: Dense, tell: Progress) 
 
 def _sliding(working: np.ndarray, at: np.ndarray, network: Published, tell: Progress) -> np.ndarray:
     """ln(resolution) at the voxels nearest to the places `at` (n, 3), one box of 13^3 voxels for each, as the paper has it."""
-    padded = np.pad(working, WINDOW // 2)
+    padded = np.pad(working, BOX_EDGE // 2)
     voxels = np.minimum(np.round(at).astype(int), np.array(working.shape) - 1)
     call = _callable(network)
     values = []
     for start in range(0, len(voxels), BOXES):
         values.append(
-            call(boxes(padded, voxels[start : start + BOXES] + WINDOW // 2)[..., None])[:, 0]
+            call(cut_boxes(padded, voxels[start : start + BOXES] + BOX_EDGE // 2)[..., None])[:, 0]
         )
         tell("local resolution", min(start + BOXES, len(voxels)), len(voxels))
     return np.log(np.clip(np.concatenate(values), network.span.finest, network.span.coarsest))

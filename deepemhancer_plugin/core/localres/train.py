@@ -15,10 +15,10 @@ import numpy as np
 from deepemhancer_plugin.core.localres.data import (
     BLOCK,
     RANGES,
-    Labelled,
+    LabelledVolume,
+    draw_boxes,
     local_spectra,
-    pool_of,
-    windows,
+    simulate_pool,
 )
 from deepemhancer_plugin.core.localres.networks import build, save_weights
 from deepemhancer_plugin.core.simulation import Molecule
@@ -78,7 +78,7 @@ class Example:
     weight: np.ndarray
 
 
-def example(volume: Labelled) -> Example:
+def example(volume: LabelledVolume) -> Example:
     """A block counts by how much of it is in the molecule, and the volumes alike, however little of a molecule is in them."""
     blocks = [n for edge in volume.data.shape for n in (edge // BLOCK, BLOCK)]
     weight = np.zeros([edge // BLOCK for edge in volume.data.shape], np.float32)
@@ -167,7 +167,7 @@ class Trainer:
 
     def _made(self, molecules: Sequence[Molecule], rng: np.random.Generator, poses: int) -> list:
         """Volumes of so many poses, as examples where the dense network is trained."""
-        volumes = pool_of(molecules, rng, self.span, self.settings.edge, poses)
+        volumes = simulate_pool(molecules, rng, self.span, self.settings.edge, poses)
         return [example(v) for v in volumes] if self.settings.kind == "dense" else volumes
 
     def _arrays(self, some: Sequence, rng: np.random.Generator) -> tuple:
@@ -180,7 +180,7 @@ class Trainer:
             )
         found, labels = (
             np.concatenate(parts)
-            for parts in zip(*(windows(v, rng, self.settings.boxes) for v in some), strict=True)
+            for parts in zip(*(draw_boxes(v, rng, self.settings.boxes) for v in some), strict=True)
         )
         return found[..., None], labels[:, None], None
 
