@@ -1,97 +1,94 @@
-"""The two networks that see local resolution, and their files of weights. Keras is imported when a network is built.
+"""The two networks that measure local resolution: how they are built, saved and loaded.
 
-`Published`: that of Ramirez-Aportela et al. 2019 (IUCrJ 6, 1054), for boxes of 13^3 voxels, one voxel's resolution a box.
-`Dense`: ours, fully convolutional: a whole map in, the resolution of every voxel out.
+`Published` is that of Ramirez-Aportela et al. 2019 (IUCrJ 6, 1054), which gives the resolution of
+the voxel in the middle of a box of 13^3. `Dense` is fully convolutional and gives that of every
+voxel of a map at once. Keras is imported when a network is built.
 """
 
 import itertools
-import json
-import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.localres.data import BANDS, BOX_EDGE, RANGES, SPREADS, Range
-from deepemhancer_plugin.core.weights.networks import UNREADABLE, assign, not_ours
+from deepemhancer_plugin.core.backend import import_keras
+from deepemhancer_plugin.core.files import StrPath
+from deepemhancer_plugin.core.localres.inputs import BANDS, BOX_EDGE, RANGES, SPREADS, Range
+from deepemhancer_plugin.core.weights import files
+from deepemhancer_plugin.core.weights.networks import convolution
+
+# Resolutions in A that a network gives, rising, and the true ones: `predict.calibrate`.
+Calibration = tuple[list[float], list[float]]
 
 
 class Published:
-    """`model`: boxes of unit norm (N, 13, 13, 13, 1) -> resolution in A (N, 1)."""
+    """The network of Ramirez-Aportela et al. 2019.
+
+    Attributes:
+        span: its range of resolutions and its sampling rate.
+        widths: filters of the convolution and of the dense layer.
+        calibration: what it gives and what is true; empty lists without one.
+        model: the Keras model, from boxes of unit norm (n, 13, 13, 13, 1) to resolutions in A
+            (n, 1).
+    """
 
     kind = "published"
 
-    def __init__(self, span: Range, widths: tuple[int, ...] = (32, 512)):
-        import keras
-        from keras import layers
-
+    def __init__(self, span: Range, widths: tuple[int, ...] = (32, 512)) -> None:
+        keras = import_keras()
+        layers = keras.layers
         self.span, self.widths = span, widths
-        self.calibration: tuple[list[float], list[float]] = (
-            [],
-            [],
-        )  # what it says and what is true, A: predict.calibrate
+        self.calibration: Calibration = ([], [])
         box = keras.Input((BOX_EDGE, BOX_EDGE, BOX_EDGE, 1), name="box")
-        x = layers.Conv3D(widths[0], BOX_EDGE, activation="relu", name="filters")(box)
-        x = layers.Flatten(name="flat")(x)
+        x = convolution(widths[0], BOX_EDGE, "filters", padding="valid", activation="relu")(box)
+        x = layers.Flatten(data_format="channels_last", name="flat")(x)
         x = layers.Dense(widths[1], activation="relu", name="dense")(x)
         x = layers.Dropout(0.25, name="dropout")(x)
         middle = keras.initializers.Constant((span.finest + span.coarsest) / 2)
-        self.model = keras.Model(
-            box, layers.Dense(1, bias_initializer=middle, name="resolution")(x), name="published"
-        )
+        x = layers.Dense(1, bias_initializer=middle, name="resolution")(x)
+        self.model = keras.Model(box, x, name="published")
 
 
 class Dense:
-    """`model`: local spectra (N, z / 4, y / 4, x / 4, 32) of a whole map -> ln(resolution in A) of every block of 4^3 voxels (N, ..., 1).
+    """The fully convolutional network of this project.
 
-    The spectra (`data.local_spectra`) are the first layer, which need not be learned: band-pass filters, squares, averages. What is learned
-    is what they say about the resolution, with 3^3 convolutions over neighbouring blocks. No statistics over the map: a block's value
-    depends on the `reach` blocks around it.
+    The local spectra (`inputs.local_spectra`) stand in for a first layer: band-pass filters,
+    squares and averages, which need no training. The network learns, by 3^3 convolutions over
+    neighbouring blocks of 4^3 voxels, which resolution they mean. There are no statistics over the
+    map: a block's value depends on the `reach` blocks around it.
+
+    Attributes:
+        span: its range of resolutions and its sampling rate.
+        widths: features of the wide and of the narrow layers, and the number of residual blocks.
+        calibration: what it gives and what is true; empty lists without one.
+        model: the Keras model, from a map's local spectra (n, z / 4, y / 4, x / 4, 32) to
+            ln(resolution in A) of every block (n, z / 4, y / 4, x / 4, 1).
     """
 
     kind = "dense"
 
-    def __init__(self, span: Range, widths: tuple[int, ...] = (64, 32, 2)):
-        import keras
-        from keras import layers
-
+    def __init__(self, span: Range, widths: tuple[int, ...] = (64, 32, 2)) -> None:
+        keras = import_keras()
+        layers = keras.layers
         self.span, self.widths = span, widths
-        self.calibration: tuple[list[float], list[float]] = (
-            [],
-            [],
-        )  # what it says and what is true, A: predict.calibrate
+        self.calibration: Calibration = ([], [])
         wide, narrow, blocks = widths
+        rectified = {"activation": "relu", "kernel_initializer": "he_normal"}
         spectra = keras.Input((None, None, None, len(BANDS) * len(SPREADS)), name="spectra")
-        x = layers.Conv3D(wide, 1, activation="relu", kernel_initializer="he_normal", name="first")(
-            spectra
-        )
+        x = convolution(wide, 1, "first", **rectified)(spectra)
         for i in range(blocks):
-            y = layers.Conv3D(
-                narrow, 1, activation="relu", kernel_initializer="he_normal", name=f"narrow{i}"
-            )(x)
-            y = layers.Conv3D(
-                narrow,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer="he_normal",
-                name=f"around{i}",
-            )(y)
-            x = layers.Add(name=f"sum{i}")(
-                [x, layers.Conv3D(wide, 1, kernel_initializer="zeros", name=f"wide{i}")(y)]
-            )
+            y = convolution(narrow, 1, f"narrow{i}", **rectified)(x)
+            y = convolution(narrow, 3, f"around{i}", **rectified)(y)
+            y = convolution(wide, 1, f"wide{i}", kernel_initializer="zeros")(y)
+            x = layers.Add(name=f"sum{i}")([x, y])
             x = layers.Activation("relu", name=f"relu{i}")(x)
-        x = layers.Conv3D(wide, 1, activation="relu", kernel_initializer="he_normal", name="last")(
-            x
-        )
-        middle = keras.initializers.Constant(0.5 * np.log(span.finest * span.coarsest))
-        x = layers.Conv3D(
+        x = convolution(wide, 1, "last", **rectified)(x)
+        x = convolution(
             1,
             1,
+            "log_resolution",
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            bias_initializer=middle,
-            name="log_resolution",
+            bias_initializer=keras.initializers.Constant(0.5 * np.log(span.finest * span.coarsest)),
         )(x)
         self.model = keras.Model(spectra, x, name="dense")
 
@@ -102,43 +99,66 @@ class Dense:
 
 
 def build(kind: str, span: Range, widths: tuple[int, ...] | None = None) -> Published | Dense:
-    """A new network of either kind with random weights."""
-    if kind == "published":
-        return Published(span, widths) if widths else Published(span)
-    if kind != "dense":
+    """Build a new network with random weights.
+
+    Args:
+        kind: "dense" or "published".
+        span: its range of resolutions.
+        widths: its size; None: as shipped, or as published.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    networks: dict[str, type[Published] | type[Dense]] = {"published": Published, "dense": Dense}
+    if kind not in networks:
         raise ValueError(f"kind {kind}: dense or published is right")
-    return Dense(span, widths) if widths else Dense(span)
+    return networks[kind](span, widths) if widths else networks[kind](span)
 
 
-def save_weights(path: str | Path, network: Published | Dense, facts: dict[str, Any]) -> None:
-    """Write the weights as float16, what the network is, and `facts` (how it was trained), to one .npz file, atomically."""
-    what = {
+def save_weights(path: StrPath, network: Published | Dense, facts: Mapping[str, Any]) -> None:
+    """Write a network to a weights file.
+
+    Args:
+        path: the file (.npz); it is replaced where it exists.
+        network: the network.
+        facts: how it was trained, for JSON.
+
+    Raises:
+        InputError: a weight is out of float16's range.
+    """
+    architecture = {
         "kind": network.kind,
         "rate": network.span.name,
         "widths": network.widths,
         "calibration": network.calibration,
     }
-    arrays: dict[str, Any] = {
-        v.path: np.asarray(v).astype(np.float16) for v in network.model.trainable_variables
-    }
-    temporary = Path(path).with_suffix(".tmp.npz")
-    np.savez(temporary, network=json.dumps(what), facts=json.dumps(facts), **arrays)
-    os.replace(temporary, path)
+    files.write_weights(path, network.model.trainable_variables, architecture, facts)
 
 
-def load_weights(path: str | Path) -> tuple[Published | Dense, dict[str, Any]]:
-    """The network that `save_weights` wrote, and its facts. InputError when the file is none of ours or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            what = json.loads(str(data["network"]))
-            network = build(what["kind"], RANGES[what["rate"]], tuple(map(int, what["widths"])))
-            said, true = (list(map(float, values)) for values in what.get("calibration", ([], [])))
-            if len(said) != len(true) or any(b <= a for a, b in itertools.pairwise(said)):
-                raise InputError(f"{path}: the calibration does not rise: {said}")
-            network.calibration = said, true
-            assign(network.model.trainable_variables, data, path)
-            return network, json.loads(str(data["facts"]))
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise not_ours(path, error) from error
+def load_weights(path: StrPath) -> tuple[Published | Dense, dict[str, Any]]:
+    """Load a network from a weights file.
+
+    Args:
+        path: a file of `save_weights`.
+
+    Returns:
+        The network, and how it was trained.
+
+    Raises:
+        InputError: the file is missing, damaged, or none of this program.
+    """
+    return files.load_network(path, _from_architecture, "deepemhancer localres-train")
+
+
+def _from_architecture(values: dict[str, Any]) -> Published | Dense:
+    """A network as its file describes it, before its weights are set."""
+    widths = tuple(map(int, values["widths"]))
+    network = build(str(values["kind"]), RANGES[values["rate"]], widths)
+    given, true = (list(map(float, each)) for each in values["calibration"])
+    if len(given) != len(true) or any(b <= a for a, b in itertools.pairwise(given)):
+        raise ValueError(f"its calibration does not rise: {given}")
+    network.calibration = given, true
+    return network

@@ -1,42 +1,45 @@
-"""The networks that this project trains, and their files of weights.
+"""The networks that this project trains: what they are, how they are built, saved and loaded.
 
-Keras 3 on any backend; imported when a network is built, not before. Input (batch, z, y, x, channels), output (batch, z, y, x, 1).
+They run on Keras 3 with any backend, which is imported when a network is built. Input is a tensor
+(batch, z, y, x, channels), output a tensor (batch, z, y, x, 1).
 """
 
 import math
-import struct
-import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-from deepemhancer_plugin.core.errors import InputError
+import numpy as np
 
-# What NumPy, zipfile, json and Keras raise on foreign and damaged files, which their documentation does not say.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    struct.error,
-)
+from deepemhancer_plugin.core.backend import import_keras
+from deepemhancer_plugin.core.files import StrPath
+from deepemhancer_plugin.core.weights import files
+
+_COMMAND = "deepemhancer train"
+_VOXELS = 8  # of 2 x 2 x 2, which become features of one
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network's kind and size, what it is shown, what it answers. Weights files hold it; what an older one does not say has the value given here.
+    """A network's kind and size, its input and its output, as its weights file holds them.
 
-    channels       1: the normalised map; 2: beside it the flattened one (spectrum.flatten_and_scale)
-    widths         features of each level; a level has half the sampling of the one before
-    blocks         residual blocks of two 3^3 convolutions on the way down and again on the way up, per level (published: single convolutions)
-    norm           "none"; "layer": over the features of each voxel; "group": over groups of up to eight features and the window (Wu & He 2018)
-    entrance       2: 2x2x2 voxels become features (space to depth), the first level is at 2 A/voxel; 1: it is at 1 A/voxel
-    kind           "embedded" (class Embedded), or "published" (class Published)
-    normalization  "noise": the input's noise has mean 0 and standard deviation 0.1; "mask": it is normalised in a mask and blank outside
-    answer         where it is not sure: "median", as absolute errors ask for, which fades (amplitudes.py); "mean", as squared errors do
+    The defaults are those of files that do not state a field.
+
+    Attributes:
+        channels: 1: the normalised map. 2: also the map with a flat spectrum
+            (`spectrum.flatten_and_scale`).
+        widths: features of each level; a level has half the sampling of the one before.
+        blocks: residual blocks of two 3^3 convolutions, per level, on the way down and again on the
+            way up. In the published network: single convolutions.
+        norm: "none"; "layer": over the features of each voxel; "group": over groups of up to eight
+            features and the whole window (Wu & He 2018, arXiv:1803.08494).
+        entrance: 2: blocks of 2 x 2 x 2 voxels become features, so the first level is at 2 A/voxel.
+            1: the first level is at 1 A/voxel.
+        kind: "embedded" (class `Embedded`) or "published" (class `Published`).
+        normalization: "noise": the input's noise has mean 0 and standard deviation 0.1. "mask": the
+            input is normalised in a mask and blank outside.
+        prediction: what the network gives where it is not sure. "median", as the absolute error has
+            it, which fades; "mean", as the squared error has it.
     """
 
     channels: int = 2
@@ -44,343 +47,328 @@ class Architecture:
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     norm: str = "layer"
     entrance: int = 2
-    kind: str = "embedded"
-    normalization: str = "noise"
-    answer: str = "median"
+    kind: Literal["embedded", "published"] = "embedded"
+    normalization: Literal["noise", "mask"] = "noise"
+    prediction: Literal["median", "mean"] = "median"
 
     @property
     def stride(self) -> int:
-        """The edges of a window are multiples of this many voxels."""
-        return (
-            2 ** len(self.widths)
-            if self.kind == "published"
-            else self.entrance * 2 ** (len(self.widths) - 1)
-        )
+        """The number of voxels that the edges of a window are multiples of."""
+        levels = len(self.widths)
+        return 2**levels if self.kind == "published" else self.entrance * 2 ** (levels - 1)
 
     @property
     def compressed(self) -> bool:
-        """Whether the normalised map goes through arcsinh (prepare.prepare): the published network takes it as it is."""
+        """Whether the normalised map goes through arcsinh; the published network takes it as is."""
         return self.kind == "embedded"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as they stand in a weights file."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Architecture":
-        """ValueError, TypeError or LookupError when there is no such architecture."""
-        made = cls(
-            int(values["channels"]),
-            tuple(map(int, values["widths"])),
-            tuple(map(int, values["blocks"])),
-            str(values["norm"]),
-            int(values.get("entrance", 2)),
-            str(values.get("kind", "embedded")),
-            str(values.get("normalization", "noise")),
-            str(values.get("answer", "median")),
-        )
+    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
+        """Make the architecture that a weights file holds.
+
+        Args:
+            values: the fields by name; `prediction` is called `answer` in some files.
+
+        Returns:
+            The architecture.
+
+        Raises:
+            ValueError: there is no such network.
+            TypeError: a field is of another type.
+            LookupError: a field without a default is missing.
+        """
+        fields: dict[str, Any] = {
+            "channels": int(values["channels"]),
+            "widths": tuple(map(int, values["widths"])),
+            "blocks": tuple(map(int, values["blocks"])),
+            "norm": str(values["norm"]),
+            "entrance": int(values.get("entrance", 2)),
+            "kind": str(values.get("kind", "embedded")),
+            "normalization": str(values.get("normalization", "noise")),
+            "prediction": str(values.get("prediction", values.get("answer", "median"))),
+        }
         for name, known in _KNOWN.items():
-            if getattr(made, name) not in known:
-                raise ValueError(
-                    f"{name} {getattr(made, name)} is none of {', '.join(map(str, known))}"
-                )
-        if len(made.widths) != len(made.blocks) or min(*made.widths, *made.blocks) < 1:
+            if fields[name] not in known:
+                raise ValueError(f"{name} {fields[name]} is none of {', '.join(map(str, known))}")
+        architecture = cls(**fields)
+        widths, blocks = architecture.widths, architecture.blocks
+        if len(widths) != len(blocks) or min(*widths, *blocks) < 1:
             raise ValueError(
-                f"widths {made.widths} and blocks {made.blocks}: a positive number of each for every level is right"
+                f"widths {widths} and blocks {blocks}: a positive number of each is needed for "
+                "every level"
             )
-        return made
+        return architecture
 
 
-_KNOWN = {
+_KNOWN: dict[str, tuple[Any, ...]] = {
     "channels": (1, 2),
     "norm": ("none", "layer", "group"),
     "entrance": (1, 2),
     "kind": ("embedded", "published"),
     "normalization": ("noise", "mask"),
-    "answer": ("median", "mean"),
+    "prediction": ("median", "mean"),
 }
 # Sanchez-Garcia et al. 2021: three levels of 32, 64 and 128 filters, three convolutions each.
 PUBLISHED = Architecture(1, (32, 64, 128), (3, 3, 3), "group", 1, "published")
 
 
-def _normalisation(kind: str, width: int, name: str):
-    """The layer, or the identity for "none"."""
-    from keras import layers
-
-    if kind == "group":
-        return layers.GroupNormalization(math.gcd(8, width), epsilon=1e-3, name=name)
-    return layers.LayerNormalization(epsilon=1e-3, name=name) if kind == "layer" else lambda x: x
-
-
-def build(architecture: Architecture) -> "Embedded | Published":
-    """A new network of that architecture."""
-    return (Published if architecture.kind == "published" else Embedded)(architecture)
-
-
 class Embedded:
-    """The embedded network, `model`: voxels (N, z, y, x, channels) -> enhanced voxels (N, z, y, x, 1), edges multiples of `stride`.
+    """The embedded network, a residual U-Net.
 
-    A residual U-Net. 2x2x2 voxels become features at the entrance (space to depth) and features voxels at the exit, with nothing lost and at an
-    eighth of the cost; with entrance 1 voxels stay voxels. With the norm "layer" no statistics over the window: the features of each voxel are
-    normalised by themselves. Residual blocks start as the identity (Zhang et al. 2019, "Fixup Initialization").
+    2 x 2 x 2 voxels become features at the entrance, and features voxels at the exit: nothing is
+    lost, and the convolutions cost an eighth. With entrance 1 voxels stay voxels. With the norm
+    "layer" the features of each voxel are normalised by themselves, so that no statistics depend on
+    the window. Residual blocks start as the identity (Zhang et al. 2019, "Fixup Initialization",
+    arXiv:1901.09321).
+
+    Attributes:
+        architecture: its size and kind.
+        model: the Keras model, from voxels (n, z, y, x, channels) to enhanced voxels
+            (n, z, y, x, 1). Edges are multiples of the architecture's `stride`.
     """
 
-    def __init__(self, architecture: Architecture):
-        import keras
-        from keras import layers
-
+    def __init__(self, architecture: Architecture) -> None:
+        keras = import_keras()
         self.architecture = architecture
-        widths, blocks = architecture.widths, architecture.blocks
-
-        def block(x, name):
-            y = _normalisation(architecture.norm, x.shape[-1], f"{name}_norm")(x)
-            y = layers.Conv3D(
-                x.shape[-1],
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer="he_normal",
-                name=f"{name}_a",
-            )(y)
-            y = layers.Conv3D(
-                x.shape[-1], 3, padding="same", kernel_initializer="zeros", name=f"{name}_b"
-            )(y)
-            return layers.Add(name=f"{name}_sum")([x, y])
-
-        def level(x, number, way):
-            for i in range(blocks[number]):
-                x = block(x, f"{way}{number}_{i}")
-            return x
-
-        def down(x, number):
-            return layers.Conv3D(widths[number + 1], 2, strides=2, name=f"reduce{number}")(x)
-
-        def up(x, number):
-            return layers.Conv3DTranspose(widths[number], 2, strides=2, name=f"expand{number}")(x)
-
+        widths, last = architecture.widths, len(architecture.widths) - 1
         voxels = keras.Input((None, None, None, architecture.channels), name="map")
-        x, folded = voxels, architecture.entrance == 2
-        if folded:
-            x = layers.Conv3D(
-                8 * architecture.channels,
-                2,
-                strides=2,
-                use_bias=False,
-                kernel_initializer=_space_to_depth,
-                trainable=False,
-                name="space_to_depth",
-                dtype="float32",
-            )(x)
-        x = layers.Conv3D(
-            widths[0],
-            3,
-            padding="same",
-            activation="relu",
-            kernel_initializer="he_normal",
-            name="first",
-        )(x)
+        x = _fold(voxels) if architecture.entrance == 2 else voxels
+        x = convolution(widths[0], 3, "first", activation="relu", kernel_initializer="he_normal")(x)
         skips = []
-        for number in range(len(widths)):
-            x = level(x, number, "down")
-            if number < len(widths) - 1:
-                skips.append(x)
-                x = down(x, number)
-        for number in range(len(widths) - 2, -1, -1):
-            x = layers.Add(name=f"join{number}")([skips.pop(), up(x, number)])
-            x = level(x, number, "up")
-        x = layers.Conv3D(
-            8 if folded else 1,
-            3,
-            padding="same",
-            kernel_initializer="zeros",
-            name="last",
-            dtype="float32",
-        )(x)
-        if folded:
-            x = layers.Conv3DTranspose(
-                1,
-                2,
-                strides=2,
-                use_bias=False,
-                kernel_initializer=_depth_to_space,
-                trainable=False,
-                name="depth_to_space",
-                dtype="float32",
-            )(x)
+        for number in range(last):
+            x = self._blocks(x, f"down{number}", number)
+            skips.append(x)
+            x = convolution(widths[number + 1], 2, f"reduce{number}", strides=2, padding="valid")(x)
+        x = self._blocks(x, f"down{last}", last)
+        for number in reversed(range(last)):
+            finer = transposed_convolution(widths[number], 2, f"expand{number}", padding="valid")(x)
+            x = keras.layers.Add(name=f"join{number}")([skips.pop(), finer])
+            x = self._blocks(x, f"up{number}", number)
+        features = _VOXELS if architecture.entrance == 2 else 1
+        # The result is the map: float32, whatever the precision of the layers before.
+        x = convolution(features, 3, "last", kernel_initializer="zeros", dtype="float32")(x)
+        x = _unfold(x) if architecture.entrance == 2 else x
         self.model = keras.Model(voxels, x, name="embedded")
+
+    def _blocks(self, x: Any, name: str, level: int) -> Any:
+        """All residual blocks of a level, one way."""
+        add = import_keras().layers.Add
+        for i in range(self.architecture.blocks[level]):
+            block, width = f"{name}_{i}", x.shape[-1]
+            y = _normalization(self.architecture.norm, width, f"{block}_norm")(x)
+            y = convolution(
+                width, 3, f"{block}_a", activation="relu", kernel_initializer="he_normal"
+            )(y)
+            y = convolution(width, 3, f"{block}_b", kernel_initializer="zeros")(y)
+            x = add(name=f"{block}_sum")([x, y])
+        return x
 
 
 class Published:
-    """The published network (Sanchez-Garcia et al. 2021), to be trained anew; same interface as Embedded.
+    """The published network (Sanchez-Garcia et al. 2021), to be trained anew.
 
-    A U-Net: on each level convolutions of 3^3 with group normalisation and PReLU, a strided convolution down, a transposed one up, the levels'
-    features concatenated. The group normalisation is the usual one, over groups of features (Wu & He 2018); the authors' checkpoints have
-    another (official_network.py), which depends on the order of voxels in memory.
+    A U-Net of convolutions of 3^3 with group normalisation and PReLU, a strided convolution down, a
+    transposed one up, and the levels' features joined. The group normalisation is that of Wu & He
+    2018, over groups of features. That of the authors' checkpoints depends on the order of voxels
+    in memory (`official.network`).
+
+    Attributes:
+        architecture: its size and kind.
+        model: the Keras model, as that of `Embedded`.
     """
 
-    def __init__(self, architecture: Architecture):
-        import keras
-        from keras import layers
-
+    def __init__(self, architecture: Architecture) -> None:
+        keras = import_keras()
         self.architecture = architecture
-
-        def level(x, number, way):
-            for i in range(architecture.blocks[number]):
-                name, width = f"{way}{number}_{i}", architecture.widths[number]
-                x = layers.Conv3D(
-                    width, 3, padding="same", kernel_initializer="he_normal", name=name
-                )(x)
-                x = _normalisation(architecture.norm, width, f"{name}_norm")(x)
-                x = layers.PReLU(shared_axes=(1, 2, 3), name=f"{name}_prelu")(x)
-            return x
-
+        widths = architecture.widths
         x = voxels = keras.Input((None, None, None, architecture.channels), name="map")
-        skips, last = [], len(architecture.widths) - 1
-        for number, width in enumerate(architecture.widths):
-            x = level(x, number, "down")
+        skips, last = [], len(widths) - 1
+        for number, width in enumerate(widths):
+            x = self._convolutions(x, f"down{number}", number)
             skips.append(x)
-            x = layers.Conv3D(
-                width,
-                3,
-                strides=2,
-                padding="same",
-                kernel_initializer="he_normal",
-                name=f"reduce{number}",
-            )(x)
-        x = level(x, last, "bottom")
-        for number in range(last, -1, -1):
-            x = layers.Conv3DTranspose(
-                architecture.widths[number], 3, strides=2, padding="same", name=f"expand{number}"
-            )(x)
-            x = level(layers.Concatenate(name=f"join{number}")([x, skips.pop()]), number, "up")
-        x = layers.Conv3D(1, 1, name="last", dtype="float32")(x)
+            x = convolution(width, 3, f"reduce{number}", strides=2, kernel_initializer="he_normal")(
+                x
+            )
+        x = self._convolutions(x, f"bottom{last}", last)
+        for number in reversed(range(len(widths))):
+            x = transposed_convolution(widths[number], 3, f"expand{number}")(x)
+            x = keras.layers.Concatenate(name=f"join{number}")([x, skips.pop()])
+            x = self._convolutions(x, f"up{number}", number)
+        x = convolution(1, 1, "last", dtype="float32")(x)
         self.model = keras.Model(voxels, x, name="published")
 
+    def _convolutions(self, x: Any, name: str, level: int) -> Any:
+        """All convolutions of a level, one way."""
+        prelu = import_keras().layers.PReLU
+        width = self.architecture.widths[level]
+        for i in range(self.architecture.blocks[level]):
+            layer = f"{name}_{i}"
+            x = convolution(width, 3, layer, kernel_initializer="he_normal")(x)
+            x = _normalization(self.architecture.norm, width, f"{layer}_norm")(x)
+            x = prelu(shared_axes=(1, 2, 3), name=f"{layer}_prelu")(x)
+        return x
 
-def _space_to_depth(shape, dtype=None):
-    """Kernel (2, 2, 2, c, 8 c) that lays each of 2x2x2 voxels into a feature of its own."""
-    import numpy as np
 
-    kernel = np.zeros(shape, "float32")
-    c = shape[3]
+def build(architecture: Architecture) -> Embedded | Published:
+    """Build a new network with random weights.
+
+    Args:
+        architecture: its kind and size.
+
+    Returns:
+        The network.
+    """
+    return (Published if architecture.kind == "published" else Embedded)(architecture)
+
+
+def convolution(filters: int, size: int, name: str, padding: str = "same", **settings: Any) -> Any:
+    """Make a three-dimensional convolution whose channels come last, whatever Keras's default is.
+
+    Args:
+        filters: features that it makes.
+        size: edge of its kernel in voxels.
+        name: the layer's name, and so of its arrays in a weights file.
+        padding: "same" or "valid".
+        **settings: others of `keras.layers.Conv3D`.
+
+    Returns:
+        The Keras layer.
+    """
+    return import_keras().layers.Conv3D(
+        filters, size, padding=padding, data_format="channels_last", name=name, **settings
+    )
+
+
+def transposed_convolution(
+    filters: int, size: int, name: str, padding: str = "same", **settings: Any
+) -> Any:
+    """Make a transposed convolution that doubles the sampling; channels come last.
+
+    Args:
+        filters: features that it makes.
+        size: edge of its kernel in voxels.
+        name: the layer's name, and so of its arrays in a weights file.
+        padding: "same" or "valid".
+        **settings: others of `keras.layers.Conv3DTranspose`.
+
+    Returns:
+        The Keras layer.
+    """
+    return import_keras().layers.Conv3DTranspose(
+        filters,
+        size,
+        strides=2,
+        padding=padding,
+        data_format="channels_last",
+        name=name,
+        **settings,
+    )
+
+
+def _normalization(kind: str, width: int, name: str) -> Callable[[Any], Any]:
+    """The layer, or the identity for "none"."""
+    layers = import_keras().layers
+    if kind == "group":
+        layer = layers.GroupNormalization(math.gcd(8, width), axis=-1, epsilon=1e-3, name=name)
+    elif kind == "layer":
+        layer = layers.LayerNormalization(axis=-1, epsilon=1e-3, name=name)
+    else:
+        return lambda x: x
+    return layer  # type: ignore[no-any-return]
+
+
+def _fold(x: Any) -> Any:
+    """Space to depth: a fixed convolution that makes features of 2 x 2 x 2 voxels."""
+    return convolution(
+        _VOXELS * x.shape[-1],
+        2,
+        "space_to_depth",
+        strides=2,
+        padding="valid",
+        use_bias=False,
+        kernel_initializer=_space_to_depth,
+        trainable=False,
+        dtype="float32",
+    )(x)
+
+
+def _unfold(x: Any) -> Any:
+    """Depth to space: a fixed transposed convolution that makes 2 x 2 x 2 voxels of features."""
+    return transposed_convolution(
+        1,
+        2,
+        "depth_to_space",
+        padding="valid",
+        use_bias=False,
+        kernel_initializer=_depth_to_space,
+        trainable=False,
+        dtype="float32",
+    )(x)
+
+
+def _space_to_depth(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    """Kernel (2, 2, 2, c, 8 c) that lays each of 2 x 2 x 2 voxels into a feature of its own."""
+    kernel = np.zeros(shape, np.float32)
+    channels = shape[3]
     for i, (z, y, x) in enumerate(np.ndindex(2, 2, 2)):
-        for channel in range(c):
-            kernel[z, y, x, channel, i * c + channel] = 1
+        for channel in range(channels):
+            kernel[z, y, x, channel, i * channels + channel] = 1
     return kernel
 
 
-def _depth_to_space(shape, dtype=None):
-    """Kernel (2, 2, 2, 1, 8) of the transposed convolution that lays eight features out as 2x2x2 voxels."""
-    import numpy as np
-
-    kernel = np.zeros(shape, "float32")
+def _depth_to_space(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    """Kernel (2, 2, 2, 1, 8) that lays eight features out as 2 x 2 x 2 voxels."""
+    kernel = np.zeros(shape, np.float32)
     for i, (z, y, x) in enumerate(np.ndindex(2, 2, 2)):
         kernel[z, y, x, 0, i] = 1
     return kernel
 
 
-def save_weights(path, network: Embedded | Published, facts: dict[str, Any]) -> None:
-    """Write the network's weights as float16, with its architecture and `facts` (how it was trained) as JSON, to one .npz file, atomically."""
-    import json
-    import os
-    from pathlib import Path
+def save_weights(path: StrPath, network: Embedded | Published, facts: Mapping[str, Any]) -> None:
+    """Write a network to a weights file.
 
-    import numpy as np
+    Args:
+        path: the file (.npz); it is replaced where it exists.
+        network: the network.
+        facts: how it was trained, for JSON.
 
-    arrays: dict[str, Any] = {
-        v.path: np.asarray(v).astype(np.float16) for v in network.model.trainable_variables
-    }
-    temporary = Path(path).with_suffix(".tmp.npz")
-    np.savez(
-        temporary,
-        architecture=json.dumps(network.architecture.to_dict()),
-        facts=json.dumps(facts),
-        **arrays,
-    )
-    os.replace(temporary, path)
-
-
-def save_difference(path, weights, base) -> None:
-    """Write a weights file (`save_weights`) as its difference from another one, which it then needs beside it: a tenth of the size
-    where it was fine-tuned from that. 8 bits each, in steps of a 127th of an array's largest difference.
+    Raises:
+        InputError: a weight is out of float16's range.
     """
-    import hashlib
-    import json
-    import os
-    from pathlib import Path
-
-    import numpy as np
-
-    with np.load(weights, allow_pickle=False) as new, np.load(base, allow_pickle=False) as old:
-        arrays: dict[str, Any] = {name: new[name] for name in ("architecture", "facts")}
-        for name in set(new.files) - set(arrays):
-            difference = new[name].astype(np.float32) - old[name].astype(np.float32)
-            step = np.float32(max(float(np.abs(difference).max()), 1e-30) / 127)
-            arrays |= {name: np.round(difference / step).astype(np.int8), f"{name} step": step}
-    arrays["base"] = json.dumps(
-        {"name": Path(base).name, "sha256": hashlib.sha256(Path(base).read_bytes()).hexdigest()}
-    )
-    temporary = Path(path).with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, path)
+    architecture = network.architecture.to_dict()
+    files.write_weights(path, network.model.trainable_variables, architecture, facts)
 
 
-def _arrays(data, path):
-    """The arrays by their variables' names: of a file of `save_weights` as they are, of `save_difference` with the base's added."""
-    import hashlib
-    import json
-    from pathlib import Path
+def load_weights(path: StrPath) -> tuple[Embedded | Published, dict[str, Any]]:
+    """Load a network from a weights file.
 
-    import numpy as np
+    Args:
+        path: a file of `save_weights` or of `files.write_difference`.
 
-    if "base" not in data.files:
-        return data
-    base = json.loads(str(data["base"]))
-    file = Path(path).with_name(base["name"])
-    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != base["sha256"]:
-        raise InputError(
-            f"{path}: weights that build on {file}, which is missing or another one than then; the two of one release belong together"
-        )
-    with np.load(file, allow_pickle=False) as old:
-        return {
-            name: old[name].astype(np.float32) + data[name] * data[f"{name} step"]
-            for name in old.files
-            if f"{name} step" in data.files
-        }
+    Returns:
+        The network, and how it was trained.
+
+    Raises:
+        InputError: the file is missing, damaged, or none of this program.
+    """
+    return files.load_network(path, lambda values: build(Architecture.from_dict(values)), _COMMAND)
 
 
-def load_weights(path) -> tuple[Embedded | Published, dict[str, Any]]:
-    """The network that `save_weights` or `save_difference` wrote, and its facts. InputError when the file is none of ours or damaged."""
-    import json
+def load_architecture(path: StrPath) -> Architecture:
+    """Read what network a weights file holds, without loading it.
 
-    import numpy as np
+    Args:
+        path: a weights file.
 
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            network = build(Architecture.from_dict(json.loads(str(data["architecture"]))))
-            assign(network.model.trainable_variables, _arrays(data, path), path)
-            return network, json.loads(str(data["facts"]))
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise not_ours(path, error) from error
+    Returns:
+        The architecture.
 
-
-def assign(variables, data, path) -> None:
-    """Give each of a network's variables the array of its name. InputError when that has another shape or is not finite."""
-    import numpy as np
-
-    for variable in variables:
-        values = data[variable.path]
-        if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
-            raise InputError(
-                f"{path}: {variable.path} has shape {values.shape} or non-finite values; {tuple(variable.shape)} is right"
-            )
-        variable.assign(values.astype(np.float32))
-
-
-def not_ours(path, error: Exception) -> InputError:
-    """The error, in one line, for a file that is none of `save_weights`."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(
-        f"{path}: not a weights file of this program ({reason}); give one written by `deepemhancer train`"
-    )
+    Raises:
+        InputError: the file is missing, damaged, or none of this program.
+    """
+    with files.refuse_unreadable(path, _COMMAND):
+        return Architecture.from_dict(files.read_architecture(path))
