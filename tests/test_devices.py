@@ -9,11 +9,13 @@ import pytest
 
 from deepemhancer_plugin.core import devices
 from deepemhancer_plugin.core.devices import (
+    bfloat16_is_faster,
     cpu_cores,
-    cpu_has_bfloat16,
+    explain_bfloat16,
     free_gpu_memory,
     free_host_memory,
     free_memory,
+    identify_devices,
     select_devices,
 )
 from deepemhancer_plugin.core.errors import InputError
@@ -43,6 +45,10 @@ class Driver:
 
     def cuDeviceGetAttribute(self, value, attribute, device):
         value._obj.value = self.gpus[device.value][2][{75: 0, 76: 1}[attribute]]
+
+    def cuDeviceGetUuid(self, uuid, device):
+        uuid[15] = self.gpus[device.value][1]
+        return 0
 
     def cuDevicePrimaryCtxRetain(self, context, device):
         context._obj.value = device.value + 1
@@ -96,7 +102,7 @@ def machine(monkeypatch, tmp_path):
     def pretend(driver=None, framework=None, backend="tensorflow", visible=None, flags=""):
         (tmp_path / "cpuinfo").write_text(CPUINFO.format(flags))
         monkeypatch.setattr(devices, "_cuda", lambda: driver)
-        monkeypatch.setattr(devices, "_backend", lambda: backend)
+        monkeypatch.setattr(devices, "select_backend", lambda: backend)
         if framework is not None:
             monkeypatch.setitem(sys.modules, backend, framework)
         if visible is None:
@@ -107,8 +113,8 @@ def machine(monkeypatch, tmp_path):
 
     (tmp_path / "self").mkdir()
     (tmp_path / "meminfo").write_text(f"MemTotal: {2**27} kB\nMemAvailable:   {2**26} kB\n")
-    monkeypatch.setattr(devices, "_PROC", tmp_path)
-    monkeypatch.setattr(devices, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(devices, "PROC", tmp_path)
+    monkeypatch.setattr(devices, "CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     pretend.path = tmp_path
     pretend(framework=TensorFlow())
@@ -121,9 +127,6 @@ def cgroup(machine, line, files):
         path = machine.path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-
-
-# --------------------------------------------------------------------------------------------------------------------- selection
 
 
 def test_number_counts_what_the_variable_shows(machine):
@@ -228,10 +231,66 @@ def test_gpu_that_the_framework_cannot_use(machine, backend, package):
     assert chosen.kind == "cpu" and package in chosen.why
 
 
-@pytest.mark.parametrize("text", ["", "gpu0", "0,-1", "-2", "1.5", "0;1", ","])
+@pytest.mark.parametrize("text", ["gpu0", "0,-1", "-2", "1.5", "0;1", ",", "all,0", "0-1", "²"])
 def test_texts_that_are_no_numbers(machine, text):
-    with pytest.raises(InputError, match="expected numbers"):
+    with pytest.raises(InputError, match="expected numbers") as caught:
         select_devices(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_gpu(machine):
+    machine(Driver(A100, T4), TensorFlow("NVIDIA A100", "Tesla T4"))
+    for text in "all", " ALL ":
+        chosen = select_devices(text)
+        assert chosen.numbers == [0, 1] and chosen.why == f"asked for with -g {text}"
+    machine()
+    machine(framework=TensorFlow())
+    with pytest.raises(InputError, match="-g all: there is no GPU 0: no GPU is visible"):
+        select_devices("all")
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_nothing_asked_for(machine, text):
+    assert select_devices(text).why == "no GPU is visible"
+    machine(Driver(A100, A100), TensorFlow("NVIDIA A100", "NVIDIA A100"))
+    assert select_devices(text).numbers == [0, 1]
+
+
+def test_other_ways_to_write_it(machine):
+    machine(Driver(A100, A100), TensorFlow("NVIDIA A100", "NVIDIA A100"))
+    assert select_devices("0,").numbers == [0] and select_devices("0, 1").numbers == [0, 1]
+    assert select_devices("cpu").kind == "cpu"
+
+
+def test_selected_devices_are_remembered(machine):
+    chosen = select_devices("-1")
+    assert devices.selected_devices() is chosen
+
+
+def test_names_of_devices_are_the_same_for_every_process(machine):
+    gpus = TensorFlow("NVIDIA A100", "Tesla T4")
+    machine(Driver(A100, T4), gpus)
+    whole = identify_devices(select_devices("0,1"))
+    assert whole == ["gpu-" + "00" * 15 + "28", "gpu-" + "00" * 15 + "10"]  # UUIDs
+    for visible in "1", "GPU-8932f937":
+        machine(Driver(T4), TensorFlow("Tesla T4"), visible=visible)
+        assert identify_devices(select_devices("0")) == whole[1:]
+    assert identify_devices(select_devices("-1")) == ["cpu"]
+
+
+def test_names_of_devices_without_nvidias_driver(machine):
+    cuda = types.SimpleNamespace(device_count=lambda: 2, get_device_name=lambda i: "Radeon")
+    torch = types.SimpleNamespace(cuda=cuda)
+    machine(None, torch, "torch", visible="3,GPU-abc")
+    assert identify_devices(select_devices("1,0")) == ["gpu-GPU-abc", "gpu-3"]
+    machine(None, torch, "torch")
+    assert identify_devices(select_devices("1")) == ["gpu-1"]
+
+
+def test_installation_for_the_cpu_goes_before_that_for_gpus(machine, monkeypatch):
+    machine(Driver(A100), TensorFlow())
+    monkeypatch.setattr(devices.importlib.metadata, "distribution", lambda name: None)
+    assert "pip uninstall -y tensorflow-cpu && pip install" in select_devices().why
 
 
 def test_jax(machine):
@@ -261,21 +320,6 @@ def test_torch(machine):
     assert (
         chosen.names == ["cuda:0"] and chosen.description == "GPU 0: Radeon" and not chosen.bfloat16
     )
-
-
-def test_unknown_backend(machine):
-    machine(backend="theano")
-    for text in None, "0", "-1":
-        with pytest.raises(InputError, match="KERAS_BACKEND=theano"):
-            select_devices(text)
-
-
-def test_backend_is_read_from_the_environment(monkeypatch):
-    monkeypatch.delitem(sys.modules, "keras", raising=False)
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert devices._backend() == "jax"
-    monkeypatch.delenv("KERAS_BACKEND")
-    assert devices._backend() == "tensorflow"
 
 
 def test_free_memory_of_an_absent_gpu(machine):
@@ -316,15 +360,50 @@ def test_real_tensorflow_on_the_cpu():
     assert result.stdout.split() == ["3.0", "[]", "True"]
 
 
-# -------------------------------------------------------------------------------------------------------------------------- host
-
-
 @pytest.mark.parametrize(
-    "flags, expected", [("avx2", False), ("avx512_bf16", False), ("amx_tile amx_bf16", True)]
+    "flags, expected",
+    [("avx2", False), ("avx512_bf16", True), ("amx_tile amx_bf16", True)],
 )
 def test_bfloat16_of_the_cpu(machine, flags, expected):
     machine(flags=flags)
-    assert cpu_has_bfloat16() is expected
+    assert select_devices("-1").bfloat16 is expected
+
+
+@pytest.mark.parametrize(("speedup", "faster"), [(1.6, True), (1.1, True), (1.0, False)])
+def test_bfloat16_is_chosen_where_a_cpu_is_faster_with_it(machine, monkeypatch, speedup, faster):
+    machine(flags="avx512_bf16")
+    monkeypatch.setattr(devices, "bfloat16_speedup", lambda name: speedup)
+    chosen = select_devices("-1")
+    assert bfloat16_is_faster(chosen) is faster
+    words = f"bfloat16: {speedup} times as fast as float32 on this CPU"
+    assert explain_bfloat16(chosen) == words
+
+
+def test_bfloat16_is_measured_on_cpus_with_instructions_alone(machine, monkeypatch):
+    def fail(name):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(devices, "bfloat16_speedup", fail)
+    machine(flags="avx2")
+    chosen = select_devices("-1")
+    assert not bfloat16_is_faster(chosen) and "no instructions" in explain_bfloat16(chosen)
+    machine(Driver(A100), TensorFlow("NVIDIA A100"))
+    chosen = select_devices("0")
+    assert bfloat16_is_faster(chosen) and "faster" in explain_bfloat16(chosen)
+    machine(Driver(T4), TensorFlow("Tesla T4"))
+    assert not bfloat16_is_faster(select_devices("0"))
+
+
+def test_bfloat16_is_measured_on_this_machine_once_and_soon(monkeypatch):
+    keras = devices.import_keras()
+    calls = []
+    convolve = keras.ops.conv
+    monkeypatch.setattr(keras.ops, "conv", lambda *a, **k: calls.append(1) or convolve(*a, **k))
+    devices.bfloat16_speedup.cache_clear()
+    speedup = devices.bfloat16_speedup("cpu" if keras.backend.backend() == "jax" else "cpu:0")
+    assert 0 < speedup < 100 and 4 <= len(calls) <= 8
+    before = len(calls)
+    assert devices.bfloat16_speedup("cpu:0") == speedup and len(calls) == before
 
 
 @pytest.mark.parametrize(

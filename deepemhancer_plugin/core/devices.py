@@ -1,201 +1,237 @@
 """Which device a run uses, what it can do, and how much memory it has.
 
-`-g` counts the GPUs that the process sees, which is what CUDA_VISIBLE_DEVICES shows of them; the variable itself is read by the
-CUDA driver and never changed here, so a queue's assignment holds. A GPU asked for is used or is an error; the CPU is used when
-asked for, or when nobody asked and there is no GPU, and `Devices.why` says which. The framework is imported inside the functions.
+`-g` counts the GPUs that the process sees, which is what CUDA_VISIBLE_DEVICES shows of them. The
+CUDA driver reads that variable, and nothing here changes it, so a queue's assignment holds. A GPU
+asked for is used or is an error. The CPU is used when asked for, or when nobody asked and there is
+no GPU; `Devices.why` says which. Frameworks are imported inside the functions.
 """
 
-from __future__ import annotations
-
 import ctypes
+import functools
+import importlib.metadata
 import math
 import os
 import platform
 import re
-import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepemhancer_plugin.core.backend import import_keras, select_backend
 from deepemhancer_plugin.core.errors import InputError
 
-_PACKAGES = {
+GPU_PACKAGES = {
     "tensorflow": "tensorflow[and-cuda]",
     "jax": "jax[cuda12]",
     "torch": "torch with CUDA (pytorch.org)",
 }
-_PROC = Path("/proc")
-_CGROUP = Path("/sys/fs/cgroup")
-_GIB = 1024**3
+GIB = 1024**3
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of CPUs that multiply bfloat16
+LEAST_SPEEDUP = 1.1  # from which on bfloat16 is worth what it costs in accuracy
+BFLOAT16_CAPABILITY = (8, 0)  # of GPUs with units for bfloat16
+TRIAL_SHAPE = (1, 32, 32, 32, 48)  # of the network's first level in a window of 64^3
+TRIAL_SECONDS = 0.4
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What a run computes on: `names` as Keras's backend calls them ("/GPU:0"), and two texts for the log and the report."""
+    """What a run computes on.
+
+    Attributes:
+        names: what Keras's backend calls the devices, such as "/GPU:0".
+        numbers: of the GPUs, as `-g` counts them; empty for the CPU.
+        kind: "cpu" or "gpu".
+        description: the devices' own names, for the log and the report.
+        why: why they were chosen, for the log.
+        bfloat16: whether they multiply bfloat16; `bfloat16_is_faster` says whether that pays.
+    """
 
     names: list[str]
-    numbers: list[int]  # of the GPUs, as `-g` counts them; empty for the CPU
-    kind: str  # "cpu" | "gpu"
+    numbers: list[int]
+    kind: str
     description: str
     why: str
-    bfloat16: bool  # in hardware, faster than float32
+    bfloat16: bool
 
 
-# --------------------------------------------------------------------------------------------------------------------- selection
+_selected: Devices | None = None
+
+
+def selected_devices() -> Devices | None:
+    """Return the devices that this process selected last, None where it selected none yet."""
+    return _selected
 
 
 def select_devices(gpu: str | None = None) -> Devices:
-    """The devices for `-g`, ready to be used: unselected GPUs hidden, no memory grabbed ahead, threads as many as cores.
+    """Select the devices for `-g` and make them ready.
+
+    GPUs that are not selected are hidden, no memory is taken ahead, and there are as many threads
+    as cores.
 
     Args:
-        gpu: "0", "0,2": GPUs, counted as CUDA_VISIBLE_DEVICES shows them; "-1": the CPU; None: all GPUs there are, else the CPU.
+        gpu: "0" or "0,2": these GPUs, counted as CUDA_VISIBLE_DEVICES shows them; "all": every
+            GPU; "-1" or "cpu": the CPU; None or "": every GPU, or the CPU where there is none.
+
+    Returns:
+        The selected devices.
 
     Raises:
-        InputError: the text is no list of numbers, or a GPU is asked for that is not there (says what is).
+        InputError: the text is none of these, or a GPU is asked for that is not there.
     """
+    global _selected
     wanted = _parse(gpu)
-    backend = _backend()
-    if wanted == [-1]:
-        return _cpu(backend, "asked for with -g -1")
+    backend = select_backend()
+    if wanted == "cpu":
+        _selected = _select_cpu(backend, f"asked for with -g {gpu}")
+        return _selected
     usable = _usable_gpus(backend)
-    if wanted is None and not usable:
-        return _cpu(backend, _why_no_gpu(backend))
-    if wanted is None:
-        chosen, why = (
-            list(range(len(usable))),
-            "the GPUs that are there; -g chooses among them, -g -1 is the CPU",
-        )
+    if wanted == "default" and not usable:
+        _selected = _select_cpu(backend, _explain_no_gpu(backend))
+        return _selected
+    if wanted == "default":
+        numbers = list(range(len(usable)))
+        why = "the GPUs that are there; -g chooses among them, -g -1 is the CPU"
     else:
-        chosen, why = wanted, f"asked for with -g {gpu}"
-    missing = [i for i in chosen if i >= len(usable)]
-    if missing:
-        last = len(usable) - 1
-        there = (
-            _why_no_gpu(backend)
-            if last < 0
-            else "visible is only 0"
-            if last == 0
-            else f"visible are 0 to {last}"
-        )
+        numbers = list(range(max(1, len(usable)))) if isinstance(wanted, str) else wanted
+        why = f"asked for with -g {gpu}"
+    _check_gpus(gpu, numbers, len(usable), backend)
+    _selected = _select_gpus(backend, usable, numbers, why)
+    return _selected
+
+
+def _parse(gpu: str | None) -> list[int] | str:
+    """Numbers of GPUs, or "all", "cpu", "default"."""
+    words = [word for word in re.split(r"[,\s]+", (gpu or "").strip().lower()) if word]
+    if gpu is None or not gpu.strip():
+        return "default"
+    if words == ["all"]:
+        return "all"
+    if words in (["-1"], ["cpu"]):
+        return "cpu"
+    if not words or not all(re.fullmatch(r"[0-9]+", word) for word in words):
         raise InputError(
-            f"-g {gpu}: there is no GPU {missing[0]}{_visible_variable(' of ')}: {there} (-g -1 is the CPU)"
+            f"-g {gpu}: expected numbers of GPUs such as 0 or 0,1; all of them: all; the CPU: -1"
         )
-    names = _take_gpus(backend, usable, chosen)
-    driver = _driver_gpus()
-    labels = [driver[i].label if len(driver) == len(usable) else usable[i] for i in chosen]
-    capable = len(driver) == len(usable) and all(driver[i].capability >= (8, 0) for i in chosen)
-    numbers = ", ".join(map(str, chosen))
-    description = (
-        f"GPU{'s' * (len(chosen) > 1)} {numbers}{_visible_variable(' of ')}: {', '.join(labels)}"
-    )
-    return Devices(names, chosen, "gpu", description, why, capable)
+    return list(dict.fromkeys(map(int, words)))
 
 
-def _parse(gpu: str | None) -> list[int] | None:
-    if gpu is None:
-        return None
-    words = re.split(r"[,\s]+", gpu.strip())
-    if not all(re.fullmatch(r"-?\d+", w) for w in words) or (
-        min(map(int, words)) < 0 and words != ["-1"]
-    ):
-        raise InputError(f"-g {gpu}: expected numbers of GPUs such as 0 or 0,1, or -1 for the CPU")
-    return list(dict.fromkeys(int(w) for w in words))
-
-
-def _backend() -> str:
-    """Keras's backend, without importing it: once imported, its own answer, else what it will read."""
-    keras = sys.modules.get("keras")
-    return (
-        keras.config.backend()
-        if keras is not None
-        else os.environ.get("KERAS_BACKEND") or "tensorflow"
+def _check_gpus(gpu: str | None, numbers: list[int], count: int, backend: str) -> None:
+    """Raise InputError where a GPU is not among the `count` that the framework can use."""
+    missing = [number for number in numbers if number >= count]
+    if not missing:
+        return
+    if count == 0:
+        reason = _explain_no_gpu(backend)
+    elif count == 1:
+        reason = "visible is only 0"
+    else:
+        reason = f"visible are 0 to {count - 1}"
+    raise InputError(
+        f"-g {gpu}: there is no GPU {missing[0]}{_visible_variable(' of ')}: {reason} "
+        "(-g -1 is the CPU)"
     )
 
 
 def _usable_gpus(backend: str) -> list[str]:
     """Names of the GPUs that the framework can use, in its order."""
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        return [
-            tf.config.experimental.get_device_details(g).get("device_name", g.name) for g in gpus
-        ]
     if backend == "jax":
         import jax
 
         try:
-            return [d.device_kind for d in jax.devices("gpu")]
-        except RuntimeError:  # jax's way of saying none
+            return [device.device_kind for device in jax.devices("gpu")]
+        except RuntimeError:  # jax says so that it has none
             return []
     if backend == "torch":
         import torch
 
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    raise InputError(f"KERAS_BACKEND={backend}: expected tensorflow, jax or torch")
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details
+    gpus = tf.config.list_physical_devices("GPU")
+    return [details(gpu).get("device_name", gpu.name) for gpu in gpus]
 
 
-def _take_gpus(backend: str, usable: list[str], chosen: list[int]) -> list[str]:
+def _select_gpus(backend: str, usable: list[str], numbers: list[int], why: str) -> Devices:
+    """Make GPUs ready and describe them."""
+    names = _prepare_gpus(backend, numbers)
+    labels = [usable[number] for number in numbers]
+    bfloat16 = False
+    driver = _driver_gpus()
+    if len(driver) == len(usable):
+        labels = [driver[number].label for number in numbers]
+        bfloat16 = all(driver[number].capability >= BFLOAT16_CAPABILITY for number in numbers)
+    listed = ", ".join(map(str, numbers))
+    description = (
+        f"GPU{'s' * (len(numbers) > 1)} {listed}{_visible_variable(' of ')}: {', '.join(labels)}"
+    )
+    return Devices(names, numbers, "gpu", description, why, bfloat16)
+
+
+def _prepare_gpus(backend: str, numbers: list[int]) -> list[str]:
+    """The framework's names of the GPUs; it then uses these alone and takes no memory ahead."""
     if backend == "torch":
-        return [f"cuda:{i}" for i in chosen]
+        return [f"cuda:{number}" for number in numbers]
     if backend == "jax":
-        return [f"gpu:{i}" for i in chosen]
+        return [f"gpu:{number}" for number in numbers]
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     try:
-        tf.config.set_visible_devices([gpus[i] for i in chosen], "GPU")
-        for i in chosen:
-            tf.config.experimental.set_memory_growth(gpus[i], True)
-    except (
-        RuntimeError
-    ):  # TensorFlow has started already: all GPUs stay visible under their numbers
-        return [f"/GPU:{i}" for i in chosen]
-    return [f"/GPU:{i}" for i in range(len(chosen))]
+        tf.config.set_visible_devices([gpus[number] for number in numbers], "GPU")
+        for number in numbers:
+            tf.config.experimental.set_memory_growth(gpus[number], True)
+    except RuntimeError:  # TensorFlow has started: all GPUs stay visible under their numbers
+        return [f"/GPU:{number}" for number in numbers]
+    return [f"/GPU:{place}" for place in range(len(numbers))]
 
 
-def _cpu(backend: str, why: str) -> Devices:
+def _select_cpu(backend: str, why: str) -> Devices:
+    """Make the CPU ready and describe it."""
     cores = cpu_cores()
-    name = "cpu"
-    if backend == "tensorflow":
-        import tensorflow as tf
+    name = _prepare_cpu(backend, cores)
+    flags = _cpu_flags()
+    units = ", bfloat16 matrix units" if "amx_bf16" in flags else ""
+    description = f"CPU: {_cpu_name()}, {cores} core{'s' * (cores > 1)}{units}"
+    return Devices([name], [], "cpu", description, why, bool(BFLOAT16_FLAGS & flags))
 
-        name = "/CPU:0"
-        try:
-            tf.config.set_visible_devices([], "GPU")
-            # TensorFlow counts the cores itself, all but a cgroup's quota; told their number, it is 1.7 times slower (on two cores).
-            if cores < _affinity():
-                tf.config.threading.set_intra_op_parallelism_threads(cores)
-        except RuntimeError:
-            pass  # it has started already, with its own number of threads
-    elif backend == "torch":
+
+def _prepare_cpu(backend: str, cores: int) -> str:
+    """The framework's name of the CPU, on which it then uses so many threads and no GPU."""
+    if backend == "torch":
         import torch
 
         torch.set_num_threads(cores)
-    elif backend == "jax":
+        return "cpu"
+    if backend == "jax":
         import jax
 
         jax.config.update("jax_platforms", "cpu")
-    else:
-        raise InputError(f"KERAS_BACKEND={backend}: expected tensorflow, jax or torch")
-    unit = ", bfloat16 matrix units" if cpu_has_bfloat16() else ""
-    return Devices(
-        [name],
-        [],
-        "cpu",
-        f"CPU: {_cpu_name()}, {cores} core{'s' * (cores > 1)}{unit}",
-        why,
-        cpu_has_bfloat16(),
-    )
+        return "cpu"
+    import tensorflow as tf
+
+    try:
+        tf.config.set_visible_devices([], "GPU")
+        # TensorFlow counts the cores itself, but does not know a container's quota. Where there is
+        # none it is faster when it is told no number.
+        if cores < _affinity():
+            tf.config.threading.set_intra_op_parallelism_threads(cores)
+    except RuntimeError:
+        pass  # it has started, with its own number of threads
+    return "/CPU:0"
 
 
-def _why_no_gpu(backend: str) -> str:
-    """Why the framework has no GPU: none there, hidden by the environment, or an installation that cannot use them."""
+def _explain_no_gpu(backend: str) -> str:
+    """Why the framework has no GPU: none is there, one is hidden, or it cannot use it."""
     driver = _driver_gpus()
     if driver:
         return (
-            f"the NVIDIA driver shows {', '.join(g.label for g in driver)}, but this {backend} cannot use it: "
-            f"pip install '{_PACKAGES[backend]}'"
+            f"the NVIDIA driver shows {', '.join(gpu.label for gpu in driver)}, but this {backend} "
+            f"cannot use it: {_gpu_installation(backend)}"
         )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and (hidden.strip() in ("", "-1", "NoDevFiles")):
@@ -203,27 +239,97 @@ def _why_no_gpu(backend: str) -> str:
     return f"no GPU is visible{_visible_variable(' with ')}"
 
 
+def _gpu_installation(backend: str) -> str:
+    """The command that installs a framework for GPUs."""
+    install = f"pip install '{GPU_PACKAGES[backend]}'"
+    if backend != "tensorflow":
+        return install
+    try:
+        importlib.metadata.distribution("tensorflow-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return install
+    return f"pip uninstall -y tensorflow-cpu && {install}"  # both own the same files
+
+
 def _visible_variable(before: str) -> str:
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     return f"{before}CUDA_VISIBLE_DEVICES={value}" if value else ""
 
 
-# -------------------------------------------------------------------------------------------------------------------- GPU driver
+def bfloat16_is_faster(devices: Devices) -> bool:
+    """Whether convolutions are at least 10 % faster in bfloat16 than in float32.
+
+    GPUs that multiply bfloat16 are. A CPU with instructions for it is tried, once a process and in
+    at most half a second (`bfloat16_speedup`).
+    """
+    if devices.kind == "gpu" or not devices.bfloat16:
+        return devices.bfloat16
+    return bfloat16_speedup(devices.names[0]) >= LEAST_SPEEDUP
+
+
+def explain_bfloat16(devices: Devices) -> str:
+    """Say in a few words for the log why bfloat16 is chosen or not, measuring it where needed."""
+    if not devices.bfloat16:
+        return f"bfloat16: no instructions for it on this {devices.kind.upper()}"
+    if devices.kind == "gpu":
+        return "bfloat16: faster than float32 on such a GPU"
+    speedup = bfloat16_speedup(devices.names[0])
+    return f"bfloat16: {speedup:.1f} times as fast as float32 on this CPU"
+
+
+@functools.cache
+def bfloat16_speedup(name: str) -> float:
+    """Measure how many times as fast as in float32 a convolution of the network's kind is.
+
+    Args:
+        name: a device, as Keras's backend calls it.
+
+    Returns:
+        The ratio of the shortest times of up to three tries each, the first call left out.
+    """
+    keras = import_keras()
+    width = TRIAL_SHAPE[-1]
+    shortest = {"float32": math.inf, "bfloat16": math.inf}
+    with keras.device(name):
+        data = {
+            kind: (keras.ops.ones(TRIAL_SHAPE, kind), keras.ops.ones((3, 3, 3, width, width), kind))
+            for kind in shortest
+        }
+        for voxels, kernel in data.values():
+            _time_convolution(keras, voxels, kernel)
+        end = time.perf_counter() + TRIAL_SECONDS / 2
+        for _ in range(3):
+            for kind, (voxels, kernel) in data.items():
+                shortest[kind] = min(shortest[kind], _time_convolution(keras, voxels, kernel))
+            if time.perf_counter() > end:
+                break
+    return shortest["float32"] / shortest["bfloat16"]
+
+
+def _time_convolution(keras: Any, voxels: Any, kernel: Any) -> float:
+    """Seconds that a convolution takes."""
+    started = time.perf_counter()
+    result = keras.ops.conv(voxels, kernel, padding="same", data_format="channels_last")
+    keras.ops.convert_to_numpy(result[0, 0, 0, 0])  # waits until it is there
+    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
 class _Gpu:
+    """A GPU as the driver shows it; memory in bytes, `uuid` "" where an old driver tells none."""
+
     name: str
-    memory: int  # bytes
+    memory: int
     capability: tuple[int, int]
+    uuid: str
 
     @property
     def label(self) -> str:
-        return f"{self.name} ({self.memory / _GIB:.0f} GB)"
+        return f"{self.name} ({self.memory / GIB:.0f} GB)"
 
 
 def _cuda() -> Any:
-    """The CUDA driver's library, started; None without driver or GPU. Asked directly, it counts exactly what the process sees."""
+    """The CUDA driver's library, started; it counts what the process sees. None without a GPU."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
@@ -236,44 +342,76 @@ def _driver_gpus() -> list[_Gpu]:
     cuda = _cuda()
     if cuda is None:
         return []
-    count, gpus = ctypes.c_int(), []
+    count = ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
-    for number in range(count.value):
-        device, memory, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(100)
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        cuda.cuDeviceGet(ctypes.byref(device), number)
-        cuda.cuDeviceGetName(name, 100, device)
-        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-        cuda.cuDeviceGetAttribute(
-            ctypes.byref(major), 75, device
-        )  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-        cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-        gpus.append(
-            _Gpu(name.value.decode(errors="replace"), memory.value, (major.value, minor.value))
-        )
-    return gpus
+    return [_read_gpu(cuda, number) for number in range(count.value)]
 
 
-def free_memory(devices: Devices) -> int:
-    """Free bytes of the selected device; of several GPUs, of the one with least, as each gets the same tiles."""
-    return (
-        min(map(free_gpu_memory, devices.numbers)) if devices.kind == "gpu" else free_host_memory()
+def _read_gpu(cuda: Any, number: int) -> _Gpu:
+    """What the driver says of the GPU with this number among the visible ones."""
+    device = ctypes.c_int()
+    memory = ctypes.c_size_t()
+    name = ctypes.create_string_buffer(100)
+    uuid = ctypes.create_string_buffer(16)
+    cuda.cuDeviceGet(ctypes.byref(device), number)
+    cuda.cuDeviceGetName(name, 100, device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    capability = []
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        value = ctypes.c_int()
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        capability.append(value.value)
+    # The second version, of CUDA 11.4, tells parts of a GPU (MIG) apart.
+    read_uuid = getattr(cuda, "cuDeviceGetUuid_v2", None) or getattr(cuda, "cuDeviceGetUuid", None)
+    known = read_uuid is not None and read_uuid(uuid, device) == 0
+    return _Gpu(
+        name.value.decode(errors="replace"),
+        memory.value,
+        (capability[0], capability[1]),
+        uuid.raw.hex() if known else "",
     )
 
 
+def identify_devices(devices: Devices) -> list[str]:
+    """Name the devices so that every process on the machine gives them the same names.
+
+    Returns:
+        A name for each GPU: its UUID, or what CUDA_VISIBLE_DEVICES calls it where the driver does
+        not tell; "cpu" for the CPU.
+    """
+    if devices.kind == "cpu":
+        return ["cpu"]
+    driver = _driver_gpus()
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = [word.strip() for word in variable.split(",") if word.strip()]
+    names = []
+    for number in devices.numbers:
+        name = driver[number].uuid if number < len(driver) else ""
+        if not name:
+            name = visible[number] if number < len(visible) else str(number)
+        names.append(f"gpu-{name}")
+    return names
+
+
+def free_memory(devices: Devices) -> int:
+    """Return the free bytes of the device; of several GPUs, which get the same work, the fewest."""
+    if devices.kind == "cpu":
+        return free_host_memory()
+    return min(map(free_gpu_memory, devices.numbers))
+
+
 def free_gpu_memory(number: int) -> int:
-    """Free bytes of the GPU with this number among the visible ones (what `-g` counts), other processes' use taken off.
+    """Return the bytes that no process uses of the GPU with this number, as `-g` counts.
 
     Raises:
-        InputError: the driver shows no such GPU.
+        InputError: the driver shows no such GPU, or it cannot be used.
     """
     cuda = _cuda()
-    device, context = ctypes.c_int(), ctypes.c_void_p()
+    device = ctypes.c_int()
     if cuda is None or cuda.cuDeviceGet(ctypes.byref(device), number) != 0:
         raise InputError(f"there is no GPU {number}{_visible_variable(' of ')}")
-    if (
-        cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) != 0
-    ):  # the one context that the framework uses as well
+    context = ctypes.c_void_p()  # the one that the framework uses too
+    if cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) != 0:
         raise InputError(
             f"GPU {number} cannot be used: it is full, or set to another process's exclusive use"
         )
@@ -287,90 +425,75 @@ def free_gpu_memory(number: int) -> int:
     return free.value
 
 
-# -------------------------------------------------------------------------------------------------------------------------- host
-
-
 def cpu_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's or a queue's CPU quota (rounded up)."""
-    quotas = []
+    """Count the cores that this process may use, by its affinity and a container's quota."""
+    cores = _affinity()
     for words in (text.split() for text in _cgroup_files("cpu.max", "")):
         if len(words) == 2 and words[0] != "max":
-            quotas.append(math.ceil(int(words[0]) / int(words[1])))
-    return max(1, min([_affinity(), *quotas]))
+            cores = min(cores, math.ceil(int(words[0]) / int(words[1])))
+    return max(1, cores)
 
 
 def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 faster than float32: with AMX. With AVX-512 BF16 alone the networks take 1.5
-    times as long on an Intel Xeon, three quarters on Zen 5, where a training step takes the same (docs/benchmarks.md)."""
-    return "amx_bf16" in _cpu_flags()
-
-
-def cpu_has_avx2() -> bool:
-    """Whether the CPU has vectors of eight float32 and multiplies and adds them at once."""
-    return {"avx2", "fma"} <= _cpu_flags()
-
-
-def cpu_identity() -> str:
-    """What a program that is compiled for this CPU depends on."""
-    return f"{_cpu_name()} {' '.join(sorted(_cpu_flags()))}"
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def free_host_memory() -> int:
-    """Bytes that this process can still allocate: the system's available memory, or what a container or a queue leaves of it."""
-    meminfo = _read(_PROC / "meminfo")
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+    """Return the bytes that this process can still allocate.
+
+    That is the system's available memory, or what a container or a queue leaves of it.
+    """
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", _read(PROC / "meminfo"), re.MULTILINE)
     if match:
         available = int(match[1]) * 1024
     else:
-        import psutil  # no /proc: macOS, Windows
+        import psutil  # macOS and Windows have no /proc
 
         available = int(psutil.virtual_memory().available)
-    for limit, used, stat in zip(
-        *(
-            _cgroup_files(f"memory.{new}", f"memory.{old}")
-            for new, old in (
-                ("max", "limit_in_bytes"),
-                ("current", "usage_in_bytes"),
-                ("stat", "stat"),
-            )
-        ),
-        strict=True,
-    ):
+    files = (
+        _cgroup_files("memory.max", "memory.limit_in_bytes"),
+        _cgroup_files("memory.current", "memory.usage_in_bytes"),
+        _cgroup_files("memory.stat", "memory.stat"),
+    )
+    for limit, used, statistics in zip(*files, strict=True):
         if limit.strip().isdigit() and used.strip().isdigit():
-            cache = re.search(
-                r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE
-            )  # given back on demand
-            available = min(available, int(limit) - int(used) + (int(cache[1]) if cache else 0))
+            # The file cache is given back on demand.
+            cache = re.search(r"^(?:total_)?inactive_file (\d+)", statistics, re.MULTILINE)
+            left = int(limit) - int(used) + (int(cache[1]) if cache else 0)
+            available = min(available, left)
     return max(0, available)
 
 
 def _cgroup_files(version2: str, version1: str) -> list[str]:
-    """Texts of a control file in the process's group and in all above it, as all their limits hold; "" where one is missing."""
+    """Texts of a control file in the process's group and in all above it, whose limits all hold.
+
+    "" stands for a missing file.
+    """
     texts = []
-    for line in _read(_PROC / "self/cgroup").splitlines():
+    for line in _read(PROC / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        if controllers == "":
+            root, name = CGROUP, version2
+        elif controllers == "memory":
+            root, name = CGROUP / "memory", version1
+        else:
             continue
-        root, name = (_CGROUP, version2) if not controllers else (_CGROUP / "memory", version1)
         if name:
-            parts = [p for p in path.split("/") if p and p != ".."]
-            texts += [
-                _read(root.joinpath(*parts[:depth], name)) for depth in range(len(parts), -1, -1)
-            ]
+            parts = [part for part in path.split("/") if part and part != ".."]
+            for depth in range(len(parts), -1, -1):
+                texts.append(_read(root.joinpath(*parts[:depth], name)))
     return texts
 
 
 def _cpu_flags() -> set[str]:
-    match = re.search(r"^(?:flags|Features)\s*:(.*)", _read(_PROC / "cpuinfo"), re.MULTILINE)
+    match = re.search(r"^(?:flags|Features)\s*:(.*)", _read(PROC / "cpuinfo"), re.MULTILINE)
     return set(match[1].split()) if match else set()
 
 
 def _cpu_name() -> str:
-    match = re.search(r"^model name\s*:\s*(.+)", _read(_PROC / "cpuinfo"), re.MULTILINE)
+    match = re.search(r"^model name\s*:\s*(.+)", _read(PROC / "cpuinfo"), re.MULTILINE)
     return match[1].strip() if match else platform.processor() or platform.machine()
 
 
