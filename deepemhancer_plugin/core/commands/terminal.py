@@ -1,5 +1,6 @@
 """What a person sees while a command runs: its log, warnings, progress; and how a signal ends it."""
 
+import logging
 import sys
 import threading
 import time
@@ -15,20 +16,35 @@ def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
+class _LogHandler(logging.Handler):
+    """Sends what the core logs to the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.getMessage())
+
+
 @contextmanager
 def map_warnings() -> Iterator[list[str]]:
-    """Within it what a map is warned about goes to the log, and into the list for the report."""
+    """Show what the core logs and warns about, and collect the warnings for the report."""
     messages: list[str] = []
+    core, handler = logging.getLogger("deepemhancer_plugin"), _LogHandler()
 
     def show(message, category, *_args, **_kwargs) -> None:
         if issubclass(category, MapWarning):
             messages.append(str(message))
             log(f"warning: {message}")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", MapWarning)
-        warnings.showwarning = show
-        yield messages
+    level = core.level
+    core.addHandler(handler)
+    core.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", MapWarning)
+            warnings.showwarning = show
+            yield messages
+    finally:
+        core.removeHandler(handler)
+        core.setLevel(level)
 
 
 class Stopped(BaseException):
