@@ -63,9 +63,12 @@ def network_input_in_mask(
     mask: np.ndarray,
     channels: int = 2,
     compress: bool = True,
+    views: Views | None = None,
     workers: int = -1,
 ) -> np.ndarray:
     """Normalise a map by its values in a boolean mask (z, y, x); else as `network_input`."""
+    if views is not None and views.uneven:
+        volume = whiten_directions(volume, views.coefficients, views.fsc, sampling_rate)
     masked = normalize_with_mask(volume, mask, MASK_RULE)
     masked = resample(masked, resampled_shape(masked.shape, sampling_rate), workers)
     return _stack_channels(masked, 1.0, channels, compress, workers)
