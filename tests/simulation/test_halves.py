@@ -22,7 +22,7 @@ from deepemhancer_plugin.core.simulation import (
     simulate_halves,
 )
 from deepemhancer_plugin.core.simulation.assembly import assemble
-from deepemhancer_plugin.core.simulation.ligands import SUGAR, decorate
+from deepemhancer_plugin.core.simulation.ligands import SUGAR, add_ligands
 from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential, mask_atoms
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
@@ -472,7 +472,7 @@ def test_offset_and_half_precision(molecule, plain):
 
 
 def test_ligands_and_glycans_hang_on_the_molecule_without_a_clash(molecule):
-    made = decorate(molecule, 8, np.random.default_rng(5))
+    made = add_ligands(molecule, 8, np.random.default_rng(5))
     grown = made[len(molecule) :]
     assert len(grown) > 40 and set(grown.elements) <= {"C", "N", "O", "P", "S"}
     np.testing.assert_array_equal(made.positions[: len(molecule)], molecule.positions)

@@ -1,4 +1,4 @@
-"""From an atomic model to the half maps that a reconstruction of it would give, and to the map that the network should make of them."""
+"""Half maps simulated from an atomic model, and the map that the network should make of them."""
 
 from deepemhancer_plugin.core.simulation.conditions import Conditions, random_conditions
 from deepemhancer_plugin.core.simulation.halves import Simulated, simulate_halves

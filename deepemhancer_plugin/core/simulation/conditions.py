@@ -2,64 +2,63 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import fft
 
+# What training draws from; what is named twice is drawn twice as often.
 SYMMETRIES = (
-    "C2",
-    "C2",
-    "C3",
-    "C4",
-    "C5",
-    "C6",
-    "C7",
-    "D2",
-    "D3",
-    "D4",
-    "T",
-    "O",
-    "I",
-    "helix",
-    "helix",
-    "helix",
-    "shell",
-)  # in training
+    *("C2", "C2", "C3", "C4", "C5", "C6", "C7"),
+    *("D2", "D3", "D4", "T", "O", "I"),
+    *("helix", "helix", "helix", "shell"),
+)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What happens to a molecule on its way to two half maps. Lengths in A, B factors in A^2.
+    """What happens to a molecule on its way to two half maps.
 
-    resolution       where the FSC of the halves, in the molecule's volume, falls to 0.143
-    sampling_rate    A/voxel of the maps
-    box              edge of the box in voxels; None: the molecule and `margin` on every side
-    margin           room around the molecule
-    b_factor         loss of contrast of both halves, signal and noise
-    disorder         B added at the most flexible end of the molecule
-    pose_error       error of the particles' shifts: B = 8 pi^2 pose_error^2 everywhere
-    angle_error      error of the particles' orientations in degrees: B grows with the square of the distance from the centre
-    solvent          density of the bulk solvent relative to the molecule's mean
-    micelle          density of a detergent belt relative to the molecule's mean; 0: none
-    micelle_height, micelle_width   half height of the belt, and its width beyond the molecule
-    micelle_lumps    standard deviation of the belt's density from place to place, relative to its mean
-    symmetry         C1, or copies of the molecule in contact: C2 to C19, D2 to D9, T, O, I, "helix" (a fibre through the box) or "shell"
-                     (20-60 copies in random orientations on a sphere)
-    ligands          small ligands and glycans added to the molecule's surface, in the target as in the halves
-    weak             occupancy of a tenth to a third of the molecule at one end, or of one of the copies
-    noise            its strength relative to what `resolution` asks for; 0: none, two equal halves
-    noise_exponent   amplitude of the noise ~ |k|^noise_exponent; 0.5 is back-projection's
-    preferred        0-1, how much the views crowd around one direction: more noise along the directions seen least
-    reconstruction   noise and edges as RELION's reconstruction leaves them: stronger where the CTF averages to little and at the rim of the
-                     Fourier sphere, nothing beyond, views of a Watson distribution, a sphere before the loss of contrast. False: coloured
-                     noise alone, in the whole Fourier box, and a sphere that ends inside the box
-    defocus          mean defocus in um (from half to one and a half times of it), with `reconstruction`; 0: no effect of the CTF
-    low_pass         cut of both halves (None: none), as a filter applied afterwards
-    centred          the molecule in the middle of the box, or off it by up to a quarter of the room
-    sphere           zero outside the sphere of reconstruction
-    offset           density of the solvent, relative to the noise of a half: real maps rarely have a mean of zero
-    float16          rounded to half precision
-    random_pose      a random rotation and sub-voxel shift; False keeps the model's own orientation and the centre of its atoms
+    Attributes:
+        resolution: A where the FSC of the halves, in the molecule's volume, falls to 0.143.
+        sampling_rate: A/voxel of the maps.
+        box: edge of the box in voxels; None: the molecule and `margin` on every side.
+        margin: A left round the molecule.
+        b_factor: loss of contrast of both halves, signal and noise, A^2.
+        disorder: B factor added at the most flexible end of the molecule, A^2.
+        pose_error: error of the particles' shifts in A: B = 8 pi^2 pose_error^2 everywhere.
+        angle_error: error of the particles' orientations in degrees: B grows with the square of
+            the distance from the centre.
+        solvent: density of the bulk solvent relative to the molecule's mean.
+        micelle: density of a detergent belt relative to the molecule's mean; 0: none.
+        micelle_height: half the height of the belt, A.
+        micelle_width: width of the belt beyond the molecule, A.
+        micelle_lumps: standard deviation of the belt's density from place to place, relative to
+            its mean.
+        symmetry: C1, or copies of the molecule in contact: C2 to C19, D2 to D9, T, O, I, "helix"
+            (a fibre through the box) or "shell" (20-60 copies in random orientations on a sphere).
+        ligands: number of small ligands and glycans added to the molecule's surface, in the
+            target as in the halves.
+        weak: occupancy of a tenth to a third of the molecule at one end, or of one of the copies.
+        noise_exponent: amplitude of the noise ~ |k|^noise_exponent; 0.5 is back-projection's.
+        preferred: 0-1, how much the views crowd round one direction: more noise along the
+            directions that are seen least.
+        reconstruction: noise and edges as RELION's reconstruction leaves them: stronger where the
+            CTF averages to little and at the rim of the Fourier sphere, nothing beyond, views of a
+            Watson distribution, a sphere before the loss of contrast. False: coloured noise alone,
+            in the whole Fourier box, and a sphere that ends inside the box.
+        defocus: mean defocus in um (from half to one and a half times of it), with
+            `reconstruction`; 0: no effect of the CTF.
+        low_pass: A of a filter applied to both halves afterwards; None: none.
+        centred: the molecule in the middle of the box, or off it by up to a quarter of the room.
+        sphere: zero outside the sphere of reconstruction.
+        offset: density of the solvent relative to the noise of a half: real maps rarely have a
+            mean of zero.
+        float16: rounded to half precision.
+        random_pose: a random rotation and sub-voxel shift; False keeps the model's own orientation
+            and the centre of its atoms.
+        noise: strength of the noise relative to what `resolution` asks for; 0: none, two equal
+            halves.
     """
 
     resolution: float = 3.5
@@ -94,14 +93,27 @@ class Conditions:
 def random_conditions(
     rng: np.random.Generator, box: tuple[int, int] = (96, 128), typical: bool = False
 ) -> Conditions:
-    """Conditions drawn from the range met in practice; `typical` (2.6-6 A, whole molecules) leaves out the rare and the extreme ones.
+    """Draw conditions from the range met in practice.
 
-    `typical` is what evaluations use, with the plainer noise that their tables began with; training sees more (reconstructions, assemblies,
-    ligands, filters, other colours of noise, strong B factors, voxels from 0.5 to 2.2 A, boxes with an edge between the two lengths `box` in
-    A, which cut large molecules), so that nothing met later is new to the network.
+    Training sees reconstructions, assemblies, ligands, filters, other colours of noise, strong B
+    factors, voxels from 0.5 to 2.2 A and boxes that cut large molecules, so that nothing met later
+    is new to the network. Evaluations use `typical` ones.
+
+    Args:
+        rng: what draws.
+        box: two lengths in A between which the edge of the box lies.
+        typical: leave out the rare and the extreme: whole molecules at 2.6-6 A, with plain noise.
     """
     low, high = (2.6, 6.0) if typical else (2.3, 8.0)
-    conditions = Conditions(
+    conditions = _draw_typical(rng, low, high)
+    if typical:
+        return conditions
+    return replace(conditions, **_draw_changes(rng, box))
+
+
+def _draw_typical(rng: np.random.Generator, low: float, high: float) -> Conditions:
+    """Draw what varies from map to map; the resolution lies between two in A."""
+    return Conditions(
         # Uniform in frequency, as the information is.
         resolution=1 / rng.uniform(1 / high, 1 / low),
         box=None,
@@ -118,10 +130,12 @@ def random_conditions(
         centred=rng.random() < 0.7,
         reconstruction=False,
     )
-    if typical:
-        return conditions
-    changes: dict = {"sphere": rng.random() < 0.8, "reconstruction": rng.random() < 0.7}
-    if rng.random() < 0.5:  # what is to be taken away is as good as never seen too often
+
+
+def _draw_changes(rng: np.random.Generator, box: tuple[int, int]) -> dict[str, Any]:
+    """Draw what is rare or extreme, by the names of `Conditions`."""
+    changes: dict[str, Any] = {"sphere": rng.random() < 0.8, "reconstruction": rng.random() < 0.7}
+    if rng.random() < 0.5:  # the network must learn to remove it
         changes["micelle"] = rng.uniform(0.2, 0.7)
     changes["defocus"] = rng.uniform(0.6, 2.5) if rng.random() < 0.8 else 0.0
     if rng.random() < 0.25:
@@ -141,10 +155,10 @@ def random_conditions(
     if rng.random() < 0.17:
         changes["disorder"] = rng.uniform(150, 350)
     changes["float16"] = rng.random() < 0.15
-    # Finer voxels than the networks' cost most and bring least: what lies beyond 2 A is dropped again.
+    # Finer voxels than the networks' cost most and bring least.
     rates = [1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2), rng.uniform(0.5, 1.0)]
     rate = changes["sampling_rate"] = float(rng.choice(rates, p=[0.35, 0.37, 0.2, 0.08]))
     edge = rng.integers(box[0], box[1] + 1) if rate > 0.8 else box[0]
     changes["micelle_lumps"] = rng.uniform(0, 0.8)
-    changes["box"] = fft.next_fast_len(math.ceil(edge / rate))  # as reconstructions have them
-    return replace(conditions, **changes)
+    changes["box"] = fft.next_fast_len(math.ceil(edge / rate))  # as programs choose boxes
+    return changes

@@ -25,7 +25,7 @@ from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.noise.directions import measure_views
 from deepemhancer_plugin.core.noise.statistics import noise_from_halves
 from deepemhancer_plugin.core.simulation import Molecule, read_molecule
-from deepemhancer_plugin.core.simulation.halves import TARGET_MASK, TARGET_SCALE, WIDE_MASK
+from deepemhancer_plugin.core.simulation.halves import TARGET_SCALE, TIGHT_RADIUS, WIDE_RADIUS
 from deepemhancer_plugin.core.simulation.molecule import compute_potential
 from deepemhancer_plugin.core.simulation.molecule import mask_atoms as around
 from deepemhancer_plugin.core.training.clusters import (
@@ -278,11 +278,11 @@ def prepare_pair(
 
     users = mrc.read_mask(entry.mask, first) if entry.mask else None
     if task.target == "wide":
-        region = _soft(around(molecule, shape, 1.0, WIDE_MASK), 6.0)
+        region = _soft(around(molecule, shape, 1.0, WIDE_RADIUS), 6.0)
     elif users is not None:
         region = _soft(resample(users, shape), 1.5)
     else:
-        region = _soft(around(molecule, shape, 1.0, TARGET_MASK), 1.5)
+        region = _soft(around(molecule, shape, 1.0, TIGHT_RADIUS), 1.5)
     target = TARGET_SCALE * region * locscale(filtered, model, region > 0.01, workers=-1)
     if task.masked:
         if users is None:
