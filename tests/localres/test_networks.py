@@ -1,4 +1,4 @@
-"""The networks, their files, their training, and prediction over maps: properties with random weights."""
+"""The networks, their files, their training and their use on maps, with random weights."""
 
 import json
 
@@ -7,7 +7,8 @@ import pytest
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres import predict
-from deepemhancer_plugin.core.localres.data import BANDS, RANGES, SPREADS, low_pass_to
+from deepemhancer_plugin.core.localres.data import low_pass_to
+from deepemhancer_plugin.core.localres.inputs import BANDS, RANGES, SPREADS
 from deepemhancer_plugin.core.localres.networks import (
     Dense,
     Published,
@@ -18,12 +19,16 @@ from deepemhancer_plugin.core.localres.networks import (
 from deepemhancer_plugin.core.localres.train import Settings, Trainer, progress_rate
 from deepemhancer_plugin.core.simulation import from_structure
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
+from deepemhancer_plugin.core.weights import networks as enhancing
 
 SMALL = {"dense": (8, 4, 2), "published": (3, 4)}
 
 
 def randomised(kind, span=RANGES["1.0"], seed=0):
-    """A small network that does something everywhere (a new one's last layers are zeros) and stays within the range."""
+    """A small network that does something everywhere and stays within the range.
+
+    A new one's last layers are zeros.
+    """
     network = build(kind, span, SMALL[kind])
     rng = np.random.default_rng(seed)
     for variable in network.model.trainable_variables:
@@ -63,6 +68,19 @@ def test_new_networks_say_the_middle_of_their_range():
     )
 
 
+def test_channels_come_last_whatever_keras_thinks():
+    """Of a program that imported Keras before, and wants its channels first."""
+    import keras
+
+    keras.config.set_image_data_format("channels_first")
+    try:
+        boxes = randomised("published").model(np.zeros((2, 13, 13, 13, 1)))
+        blocks = randomised("dense").model(np.zeros((1, 3, 4, 5, len(BANDS) * len(SPREADS))))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert boxes.shape == (2, 1) and blocks.shape == (1, 3, 4, 5, 1)
+
+
 def test_published_network_is_the_papers():
     model = Published(RANGES["1.0"]).model
     shapes = [tuple(v.shape) for v in model.trainable_variables]
@@ -72,6 +90,7 @@ def test_published_network_is_the_papers():
 @pytest.mark.parametrize("kind", ["dense", "published"])
 def test_weights_come_back_as_they_were_saved(kind, tmp_path):
     network = randomised(kind)
+    network.calibration = [3.0, 4.0], [3.1, 3.9]
     save_weights(tmp_path / "w.npz", network, {"step": 7})
     again, facts = load_weights(tmp_path / "w.npz")
     assert (
@@ -79,12 +98,33 @@ def test_weights_come_back_as_they_were_saved(kind, tmp_path):
         and again.kind == kind
         and again.span == network.span
         and again.widths == SMALL[kind]
+        and again.calibration == ([3.0, 4.0], [3.1, 3.9])
     )
     for one, other in zip(
         network.model.trainable_variables, again.model.trainable_variables, strict=True
     ):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-3, atol=1e-4)
     assert predict.load_network(str(tmp_path / "w.npz")).kind == kind
+
+
+def test_calibration_that_does_not_rise_is_refused(tmp_path):
+    network = randomised("dense")
+    for calibration in (([4.0, 3.0], [3.0, 4.0]), ([3.0, 4.0], [3.0])):
+        network.calibration = calibration
+        save_weights(tmp_path / "w.npz", network, {})
+        with pytest.raises(InputError, match=r"w\.npz: .*calibration does not rise"):
+            load_weights(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("kind", ["dense", "published"])
+def test_files_of_the_enhancers_networks_are_refused_and_the_other_way_round(kind, tmp_path):
+    save_weights(tmp_path / "localres.npz", randomised(kind), {})
+    with pytest.raises(InputError, match=r"localres\.npz: not a weights file.*deepemhancer train"):
+        enhancing.load_weights(tmp_path / "localres.npz")
+    small = enhancing.Architecture(1, (4, 4), (1, 1), "none", 1, "published")
+    enhancing.save_weights(tmp_path / "enhance.npz", enhancing.build(small), {})
+    with pytest.raises(InputError, match=r"enhance\.npz: not a weights file.*localres-train"):
+        load_weights(tmp_path / "enhance.npz")
 
 
 def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path):

@@ -1,20 +1,28 @@
 """The embedded network's architecture and its files."""
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from official_checkpoint import write_small
 from small_network import SMALL, randomise, small_network
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.weights.networks import (
     Architecture,
     Embedded,
+    build,
+    load_architecture,
     load_weights,
-    save_difference,
     save_weights,
 )
+from deepemhancer_plugin.core.weights.official.checkpoint import load_official
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +34,6 @@ def saved(tmp_path_factory):
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def layers_of(model):
-    return {layer.name: layer for layer in model.layers}
 
 
 def test_space_to_depth_and_back_is_exact():
@@ -103,6 +107,79 @@ def test_stride_and_dictionary():
     assert Architecture.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
 
 
+def test_fields_that_older_files_lack_or_call_otherwise():
+    plain = {"channels": 2, "widths": [4, 8, 8], "blocks": [1, 1, 1], "norm": "layer"}
+    assert Architecture.from_dict(plain) == SMALL
+    mean = Architecture.from_dict(plain | {"answer": "mean"})
+    assert mean == replace(SMALL, prediction="mean")
+
+
+def test_architecture_of_a_file(saved, tmp_path):
+    assert load_architecture(saved) == SMALL
+    with pytest.raises(InputError, match="cannot be read"):
+        load_architecture(tmp_path)
+
+
+# Another program's settings: a framework that is not installed, other axes, narrow numbers.
+KERAS_JSON = {
+    "backend": "theano",
+    "image_data_format": "channels_first",
+    "floatx": "float16",
+    "epsilon": 1e-7,
+}
+WITH_KERAS_JSON = """
+import sys
+import numpy as np
+from deepemhancer_plugin.core.weights import networks
+from deepemhancer_plugin.core.weights.official.checkpoint import load_official
+weights, checkpoint, cube, out = sys.argv[1:]
+cube = np.load(cube)
+network, _ = networks.load_weights(weights)
+official = load_official(checkpoint).predictor()
+np.savez(out, ours=network.model(cube), official=official(cube[..., 0]))
+for kind, norm in (("published", "group"), ("embedded", "none")):
+    small = networks.Architecture(2, (4, 4), (1, 1), norm, 1, kind)
+    assert networks.build(small).model(cube).shape == (1, 16, 16, 16, 1)
+"""
+
+
+def test_keras_json_of_another_program_changes_nothing(saved, tmp_path):
+    (tmp_path / "keras.json").write_text(json.dumps(KERAS_JSON))
+    checkpoint, cube = write_small(tmp_path / "a.hd5"), noise(1, 16, 16, 16, 2)
+    np.save(tmp_path / "cube.npy", cube)
+    files = [str(saved), checkpoint, str(tmp_path / "cube.npy"), str(tmp_path / "out.npz")]
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"KERAS_HOME": str(tmp_path), "PYTHONPATH": root}
+    environment.pop("KERAS_BACKEND", None)
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_KERAS_JSON, *files],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = np.asarray(load_weights(saved)[0].model(cube))
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_allclose(found["ours"], expected, atol=1e-5 * np.ptp(expected))
+        official = load_official(checkpoint).predictor()(cube[..., 0])
+        np.testing.assert_allclose(found["official"], official, atol=1e-5 * np.ptp(official))
+
+
+def test_channels_come_last_whatever_keras_thinks():
+    """Of a program that imported Keras before, and wants its channels first."""
+    import keras
+
+    keras.config.set_image_data_format("channels_first")
+    try:
+        for kind, norm, entrance in (("embedded", "layer", 2), ("published", "group", 1)):
+            architecture = Architecture(1, (4, 8), (1, 1), norm, entrance, kind)
+            result = build(architecture).model(noise(1, 8, 12, 16, 1))
+            assert result.shape == (1, 8, 12, 16, 1)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 def test_saved_weights_come_back(saved):
     network, facts = load_weights(saved)
     assert network.architecture == SMALL and facts == {"step": 7, "settings": {"rate": 0.1}}
@@ -116,35 +193,6 @@ def test_saved_weights_come_back(saved):
         np.asarray(network.model(cube)), expected, atol=5e-3 * np.ptp(expected)
     )
     assert [p.name for p in saved.parent.iterdir()] == ["weights.npz"]  # no temporary file stays
-
-
-def test_weights_as_a_difference_come_back(tmp_path):
-    base, tuned = small_network(), small_network()
-    rng = np.random.default_rng(0)
-    for variable in tuned.model.trainable_variables:
-        variable.assign(np.asarray(variable) + 0.02 * rng.standard_normal(variable.shape))
-    save_weights(tmp_path / "base.npz", base, {"step": 1})
-    save_weights(tmp_path / "tuned.npz", tuned, {"step": 2})
-    save_difference(tmp_path / "small.npz", tmp_path / "tuned.npz", tmp_path / "base.npz")
-    network, facts = load_weights(tmp_path / "small.npz")
-    assert facts == {"step": 2} and network.architecture == SMALL
-    for new, old in zip(
-        network.model.trainable_variables, tuned.model.trainable_variables, strict=True
-    ):
-        np.testing.assert_allclose(np.asarray(new), np.asarray(old), atol=0.02 * 5 / 127 + 2e-3)
-    save_difference(
-        tmp_path / "same.npz", tmp_path / "base.npz", tmp_path / "base.npz"
-    )  # no difference is one too
-    np.testing.assert_array_equal(
-        *(
-            np.asarray(load_weights(tmp_path / f"{name}.npz")[0].model.trainable_variables[0])
-            for name in ("same", "base")
-        )
-    )
-    save_weights(tmp_path / "base.npz", tuned, {})  # another base than it was made for
-    refused(tmp_path / "small.npz")
-    (tmp_path / "base.npz").unlink()
-    refused(tmp_path / "small.npz")
 
 
 def refused(path):
