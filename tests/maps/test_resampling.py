@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepemhancer_plugin.core.maps.resampling import resample, resample_density, resampled_shape
+from deepemhancer_plugin.core.maps.resampling import (
+    resample,
+    resample_density,
+    resample_mask,
+    resampled_shape,
+)
 
 sides = st.integers(1, 13)
 shapes = st.tuples(sides, sides, sides)
@@ -117,3 +122,24 @@ def test_solvent_of_resampled_density_is_empty_and_the_rest_as_resampled(old, ne
         )
     assert (result[away > 4] == 0).all()
     np.testing.assert_array_equal(result[away <= 1], plain[away <= 1])
+
+
+@pytest.mark.parametrize("rate", [0.7, 1.06, 1.4, 2.2])
+def test_a_mask_keeps_its_volume_and_place(rate):
+    """A sphere of radius 25 voxels, off the centre, to 1 A/voxel."""
+    axis = np.arange(200)
+    centre = (90, 110, 80)
+    distance = np.sqrt(
+        sum((a - c) ** 2 for a, c in zip(np.ix_(axis, axis, axis), centre, strict=True))
+    )
+    mask, shape = distance <= 25, resampled_shape((200,) * 3, rate)
+    result = resample_mask(mask, shape)
+    assert result.dtype == bool and result.shape == shape
+    assert result.sum() / rate**3 == pytest.approx(mask.sum(), rel=0.03)
+    expected = np.array(centre) * shape[0] / 200
+    np.testing.assert_allclose(np.argwhere(result).mean(0), expected, atol=0.2)
+
+
+def test_a_mask_on_its_own_grid_stays():
+    mask = np.random.default_rng(0).random((5, 6, 7)) > 0.5
+    np.testing.assert_array_equal(resample_mask(mask, mask.shape), mask)

@@ -1,6 +1,7 @@
-"""Change of the sampling rate in Fourier space: exact for band-limited maps, no shift, the same first voxel before and after."""
+"""Change of the sampling rate of maps and masks; the first voxel stays where it was."""
 
 import math
+from typing import cast
 
 import numpy as np
 from scipy import fft, ndimage
@@ -11,15 +12,33 @@ WORKING_RATE = 1.0  # A/voxel, the sampling rate of the networks
 def resampled_shape(
     shape: tuple[int, ...], sampling_rate: float, target_rate: float = WORKING_RATE
 ) -> tuple[int, ...]:
-    """Box (z, y, x) in voxels that covers the same volume at (nearly) `target_rate` A/voxel."""
+    """Give the box (z, y, x) that covers the same volume at nearly another sampling rate.
+
+    Args:
+        shape: box of the map in voxels.
+        sampling_rate: its sampling rate in A/voxel.
+        target_rate: the wanted one in A/voxel.
+
+    Returns:
+        The box in voxels, at least one along each axis.
+    """
     return tuple(max(1, round(n * sampling_rate / target_rate)) for n in shape)
 
 
 def resample(volume: np.ndarray, shape: tuple[int, ...], workers: int = -1) -> np.ndarray:
-    """The periodic band-limited map (z, y, x) sampled on `shape` voxels over the same volume, as float32.
+    """Sample a periodic band-limited map on another grid over the same volume, in Fourier space.
 
-    Voxel (0, 0, 0) stays where it was. Where the new grid is coarser, frequencies beyond its Nyquist limit are dropped, which is the
-    anti-aliasing; where it is finer they are zero. One axis after the other, so that never more than one axis is complex at a time.
+    Where the new grid is coarser, frequencies beyond its Nyquist limit are dropped, which is the
+    anti-aliasing; where it is finer they are zero. One axis follows the other, so that never more
+    than one is complex at a time.
+
+    Args:
+        volume: the map (z, y, x).
+        shape: the new box (z, y, x).
+        workers: threads of the Fourier transforms; -1: every core.
+
+    Returns:
+        The map on the new grid, float32; voxel (0, 0, 0) is where it was.
     """
     result = np.asarray(volume, np.float32)
     # Shrinking axes first keeps every later step small.
@@ -33,7 +52,7 @@ def resample(volume: np.ndarray, shape: tuple[int, ...], workers: int = -1) -> n
         index[axis] = slice(kept)
         spectrum = spectrum[tuple(index)]
         if min(old, new) % 2 == 0:
-            # The one real coefficient at Nyquist stands for both signs: halved when the finer grid holds both, doubled the other way.
+            # The one real coefficient at Nyquist stands for both signs. The finer grid holds both.
             index[axis] = slice(kept - 1, kept)
             spectrum[tuple(index)] *= 0.5 if new > old else 2.0
         result = fft.irfft(spectrum, n=new, axis=axis, workers=workers)
@@ -42,23 +61,44 @@ def resample(volume: np.ndarray, shape: tuple[int, ...], workers: int = -1) -> n
 
 
 def resample_density(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`resample` of density in an empty box: zero again farther than two voxels of the coarser grid from all that is not zero.
+    """Resample density in an empty box, and keep the box empty.
 
-    Density with borders is not band-limited: the ripples of what a coarser grid drops would fill its solvent, and no mask would be tight.
+    Density with borders is not band-limited: what a coarser grid drops would leave ripples all over
+    the solvent, and no mask would be tight.
+
+    Args:
+        volume: the map (z, y, x).
+        shape: the new box (z, y, x).
+
+    Returns:
+        As `resample`, but zero farther than two voxels of the coarser grid from all that is not
+        zero. The map itself where the box is the same.
     """
     if volume.shape == shape:
         return volume
     ratio = [old / new for old, new in zip(volume.shape, shape, strict=True)]
-    near = ndimage.maximum_filter(
-        volume != 0, [2 * math.ceil(2 * max(1.0, r)) + 1 for r in ratio], mode="wrap"
-    )
-    nearest = [
-        np.round(np.arange(new) * r).astype(int) % old
-        for old, new, r in zip(volume.shape, shape, ratio, strict=True)
-    ]
+    size = [2 * math.ceil(2 * max(1.0, r)) + 1 for r in ratio]
+    near = ndimage.maximum_filter(volume != 0, size, mode="wrap")
     result = resample(volume, shape)
-    result[~near[np.ix_(*nearest)]] = 0
+    result[~resample_mask(near, shape)] = 0
     return result
+
+
+def resample_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sample a boolean mask (z, y, x) on another grid, by the nearest voxel: without ringing.
+
+    Args:
+        mask: the mask.
+        shape: the new box (z, y, x) over the same volume.
+
+    Returns:
+        The mask on the new grid; voxel (0, 0, 0) is where it was.
+    """
+    nearest = (
+        np.round(np.arange(new) * (old / new)).astype(int) % old
+        for old, new in zip(mask.shape, shape, strict=True)
+    )
+    return np.asarray(mask[np.ix_(*nearest)], bool)
 
 
 def resize_as_original(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -68,6 +108,7 @@ def resize_as_original(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
     """
     from skimage.transform import resize
 
-    return resize(
+    resized = resize(
         volume, shape, order=3, mode="reflect", clip=True, preserve_range=True, anti_aliasing=True
     )
+    return cast(np.ndarray, resized)

@@ -90,12 +90,13 @@ def power(spectrum: np.ndarray, shape: tuple[int, ...], rate: float = 1.0) -> np
     return radial_mean(spectrum.real**2 + spectrum.imag**2, shape, rate)
 
 
-B_FACTOR_FROM = 10.0  # A; the molecule's shape decides what is coarser (Rosenthal & Henderson 2003)
+# A; what is coarser is decided by the shape of the molecule (Rosenthal & Henderson 2003).
+LOW_RESOLUTION = 10.0
 FEWEST_SHELLS = 4  # that a B factor is fitted to
 
 
 def fit_b_factor(
-    square: np.ndarray, log_amplitude: np.ndarray, high: float, low: float = B_FACTOR_FROM
+    square: np.ndarray, log_amplitude: np.ndarray, high: float, low: float = LOW_RESOLUTION
 ) -> float | None:
     """Fit the B factor of amplitudes that fall as exp(-B / 4 d^2), every shell alike.
 
