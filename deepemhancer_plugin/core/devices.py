@@ -9,6 +9,7 @@ no GPU; `Devices.why` says which. Frameworks are imported inside the functions.
 import ctypes
 import functools
 import importlib.metadata
+import logging
 import math
 import os
 import platform
@@ -20,6 +21,8 @@ from typing import Any
 
 from deepemhancer_plugin.core.backend import import_keras, select_backend
 from deepemhancer_plugin.core.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 GPU_PACKAGES = {
     "tensorflow": "tensorflow[and-cuda]",
@@ -267,16 +270,6 @@ def bfloat16_is_faster(devices: Devices) -> bool:
     return bfloat16_speedup(devices.names[0]) >= LEAST_SPEEDUP
 
 
-def explain_bfloat16(devices: Devices) -> str:
-    """Say in a few words for the log why bfloat16 is chosen or not, measuring it where needed."""
-    if not devices.bfloat16:
-        return f"bfloat16: no instructions for it on this {devices.kind.upper()}"
-    if devices.kind == "gpu":
-        return "bfloat16: faster than float32 on such a GPU"
-    speedup = bfloat16_speedup(devices.names[0])
-    return f"bfloat16: {speedup:.1f} times as fast as float32 on this CPU"
-
-
 @functools.cache
 def bfloat16_speedup(name: str) -> float:
     """Measure how many times as fast as in float32 a convolution of the network's kind is.
@@ -303,7 +296,9 @@ def bfloat16_speedup(name: str) -> float:
                 shortest[kind] = min(shortest[kind], _time_convolution(keras, voxels, kernel))
             if time.perf_counter() > end:
                 break
-    return shortest["float32"] / shortest["bfloat16"]
+    speedup = shortest["float32"] / shortest["bfloat16"]
+    logger.info("bfloat16: %.1f times as fast as float32 on this CPU", speedup)
+    return speedup
 
 
 def _time_convolution(keras: Any, voxels: Any, kernel: Any) -> float:
