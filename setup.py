@@ -1,4 +1,12 @@
-"""Distribution of the plugin. Nothing of the package is imported here: Scipion reads this file where its requirements are not yet installed."""
+"""Distribution of the plugin.
+
+It imports nothing of the package: its requirements are not installed yet when pip reads this file.
+
+Who installs what:
+    pip install scipion-em-deepemhancer                the plugin, in Scipion's environment
+    pip install "scipion-em-deepemhancer[inference]"   the command line; TensorFlow beside it
+    pip install "scipion-em-deepemhancer[scipion]"     the plugin with Scipion's libraries
+"""
 
 import re
 from pathlib import Path
@@ -8,22 +16,26 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 
-def lines(path):
-    return [
-        line for line in (HERE / path).read_text().splitlines() if line and not line.startswith("#")
-    ]
+def read_version():
+    """Return the version that the package states."""
+    text = (HERE / "deepemhancer_plugin/__init__.py").read_text()
+    return re.search(r'__version__ = "([^"]+)"', text).group(1)
+
+
+def read_requirements(path):
+    """Return the lines of a requirements file, without its comments."""
+    lines = (HERE / path).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 setup(
     name="scipion-em-deepemhancer",
-    version=re.search(
-        r'__version__ = "([^"]+)"', (HERE / "deepemhancer_plugin/__init__.py").read_text()
-    ).group(1),
+    version=read_version(),
     description="Enhancement of cryo-EM maps: a Scipion plugin and the deepemhancer command",
-    long_description=(HERE / "README.rst").read_text(),
+    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
     long_description_content_type="text/x-rst",
     license="GPL-3.0-or-later",
-    python_requires=">=3.11",
+    python_requires=">=3.8",  # of Scipion's side; the core needs 3.11 and says so when it starts
     packages=find_packages(include=["deepemhancer_plugin*"]),
     package_data={
         "deepemhancer_plugin": [
@@ -32,24 +44,22 @@ setup(
             "requirements-inference.txt",
             "templates/*.template",
             "tests/conda_standin.sh",
+            "core/py.typed",
             "core/weights/models/*",
             "core/localres/models/*",
         ]
     },
-    install_requires=[
-        "scipion-pyworkflow",
-        "scipion-em",
-        "numpy",
-        "scipy",
-        "mrcfile",
-        "matplotlib",
-    ],
-    extras_require={"inference": lines("deepemhancer_plugin/requirements-inference.txt")},
+    # What Scipion's side and the core both import; Scipion brings its own versions of all four.
+    install_requires=["numpy", "scipy", "mrcfile", "matplotlib"],
+    extras_require={
+        "inference": read_requirements("deepemhancer_plugin/requirements-inference.txt"),
+        "scipion": ["scipion-pyworkflow>=3.11.2", "scipion-em>=3.11"],
+    },
     entry_points={
         "pyworkflow.plugin": ["deepemhancer_plugin = deepemhancer_plugin"],
         "console_scripts": [
-            "deepemhancer = deepemhancer_plugin.core.commands.main:main",
-            "deepemhancer-relion = deepemhancer_plugin.core.commands.relion:entry",
+            "deepemhancer = deepemhancer_plugin.launcher:main",
+            "deepemhancer-relion = deepemhancer_plugin.launcher:run_relion_hook",
         ],
     },
 )

@@ -1,19 +1,50 @@
-"""What a person sees while a command runs: its log, warnings, progress; and how a signal ends it."""
+"""What a person sees while a command runs: log, warnings, progress; and how a signal ends it."""
 
+import io
 import logging
+import resource
+import signal
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self, TypeVar
 
 from deepemhancer_plugin.core.errors import MapWarning
 
+Result = TypeVar("Result")
+
+STEP_NAMES = {"noise": "noise statistics"}  # of steps whose name in the report is another
+FIRST_LINE_SECONDS = 2.0  # before a line about the progress is worth printing
+LINE_SECONDS = 10.0  # between two such lines
+
 
 def log(text: str) -> None:
+    """Print a line with the time of day."""
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+
+
+def print_error(text: str) -> None:
+    """Print a line about what ended the program to standard error."""
+    print(f"deepemhancer: error: {text}", file=sys.stderr, flush=True)
+
+
+def print_warning(text: str) -> None:
+    """Print a line about what went wrong without ending the program to standard error."""
+    print(f"deepemhancer: warning: {text}", file=sys.stderr, flush=True)
+
+
+def make_printable() -> None:
+    """Let the program print any text, such as file names of another encoding.
+
+    Characters that the encoding of the terminal lacks come out as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _LogHandler(logging.Handler):
@@ -24,12 +55,16 @@ class _LogHandler(logging.Handler):
 
 
 @contextmanager
-def map_warnings() -> Iterator[list[str]]:
-    """Show what the core logs and warns about, and collect the warnings for the report."""
+def collect_warnings() -> Iterator[list[str]]:
+    """Show what the core logs and warns about, and collect the warnings for the report.
+
+    Yields:
+        The texts of the MapWarnings so far.
+    """
     messages: list[str] = []
     core, handler = logging.getLogger("deepemhancer_plugin"), _LogHandler()
 
-    def show(message, category, *_args, **_kwargs) -> None:
+    def show(message: Warning | str, category: type[Warning], *_args: Any, **_more: Any) -> None:
         if issubclass(category, MapWarning):
             messages.append(str(message))
             log(f"warning: {message}")
@@ -48,99 +83,122 @@ def map_warnings() -> Iterator[list[str]]:
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM."""
+    """A signal asked the program to end.
+
+    Attributes:
+        status: the exit status that says so, 128 and the signal's number.
+    """
 
     def __init__(self, number: int):
+        super().__init__(number)
         self.status = 128 + number
 
 
-def stop(number: int, _frame: Any) -> NoReturn:
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Raise `Stopped` in the main thread when a signal asks the program to end.
+
+    Outside of the main thread, where Python knows no signals, this does nothing.
+    """
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            numbers.append(signal.SIGHUP)
+        handlers = {number: signal.signal(number, _raise_stopped) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _raise_stopped(number: int, _frame: FrameType | None) -> NoReturn:
     raise Stopped(number)
 
 
-def interruptible(work: Callable[[], Any]) -> Any:
-    """`work()` in a thread of its own, so that a signal is answered at once also while the network computes."""
-    outcome: list[Any] = []
+def run_interruptible(work: Callable[[], Result]) -> Result:
+    """Run `work()` in a thread of its own, so that a signal also ends it while it computes."""
+    results: list[Result] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            outcome.extend((work(), None))
+            results.append(work())
         except BaseException as error:
-            outcome.extend((None, error))
+            errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(0.2)
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in MB."""
-    import resource
-
+    """Return the peak resident memory of this process in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2))
 
 
-STEPS = {"noise": "noise statistics", "network": "network"}
-QUIET = 2.0  # seconds before a plain line is worth printing,
-INTERVAL = 10.0  # and between two of them
-
-
 class Progress:
-    """Call it with (step, done, total); use it as a context manager. The time left is guessed from the time that the step has taken so far."""
+    """Shows how far each step is, and how long it takes from the time it has taken so far.
+
+    A context manager, called with a step's name, how much of it is done, and of how much. On a
+    terminal it shows a bar, elsewhere it prints a line now and then.
+    """
 
     def __init__(self) -> None:
-        self._bar: Any = None  # rich's bar, on a terminal
+        self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._started: dict[str, float] = {}
-        self._printed = time.monotonic() - INTERVAL + QUIET
+        self._printed = time.monotonic() - LINE_SECONDS + FIRST_LINE_SECONDS
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if sys.stdout.isatty():
-            from rich.progress import (
-                BarColumn,
-                Progress,
-                SpinnerColumn,
-                TaskProgressColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
+            from rich import progress
 
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description:<18}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+            self._bar = progress.Progress(
+                progress.SpinnerColumn(),
+                progress.TextColumn("{task.description:<18}"),
+                progress.BarColumn(),
+                progress.TaskProgressColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
             )
             self._bar.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        self._started.setdefault(step, now)
+        """Show that `done` of `total` of a step is done."""
+        self._started.setdefault(step, time.monotonic())
+        name = STEP_NAMES.get(step, step)
         if self._bar:
             if step not in self._tasks:
-                self._tasks[step] = self._bar.add_task(STEPS.get(step, step), total=total)
+                self._tasks[step] = self._bar.add_task(name, total=total)
             self._bar.update(self._tasks[step], completed=done, total=total)
-        elif done and (
-            now - self._printed >= INTERVAL or (done == total and now - self._started[step] > QUIET)
-        ):
+        elif done:
+            self._print(step, name, done, total)
+
+    def _print(self, step: str, name: str, done: int, total: int) -> None:
+        """Print a line, unless it is too soon after the last one."""
+        now = time.monotonic()
+        seconds = now - self._started[step]
+        due = now - self._printed >= LINE_SECONDS
+        if due or (done == total and seconds > FIRST_LINE_SECONDS):
             self._printed = now
-            left = (now - self._started[step]) * (total - done) / done
-            print(
-                f"          {STEPS.get(step, step)}: {done} of {total}, {100 * done / total:.0f} %, about {left:.0f} s left",
-                flush=True,
-            )
+            left = seconds * (total - done) / done
+            part = f"{done} of {total}, {100 * done / total:.0f} %"
+            print(f"          {name}: {part}, about {left:.0f} s left", flush=True)
