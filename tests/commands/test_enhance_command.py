@@ -2,10 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import mrcfile
 import numpy as np
@@ -264,97 +260,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(halves, tmp_path, capsys):
             assert word in lines[0], f"{name}: {word!r} is not in {lines[0]!r}"
         assert sorted(p.name for p in tmp_path.iterdir()) == files, name
     assert open(halves[1], "rb").read() == before
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["-i", "a.mrc"],
-        ["-o", "b.mrc"],
-        ["--nonsense"],
-        ["-i", "a", "-o", "b", "-p", "none"],
-        ["-i", "a", "-o", "b", "--noise", "classic", "--noiseStats", "0", "1"],
-    ],
-)
-def test_wrong_usage_exits_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
-    assert stopped.value.code == 2
-    assert "usage" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_leave_nothing(halves, tmp_path, number, status):
-    """The signal comes while the network computes."""
-    code = (
-        "import sys, time; from deepemhancer_plugin.core.commands import main as cli; from deepemhancer_plugin.core.enhancement import windows\n"
-        "def slow(*a, **k):\n    print('computing', flush=True); time.sleep(60)\n"
-        "windows.enhance_windows = slow\nsys.exit(cli.main(sys.argv[1:]))"
-    )
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            code,
-            "-i",
-            halves[1],
-            "-i2",
-            halves[2],
-            "-o",
-            str(tmp_path / "out.mrc"),
-            "-g",
-            "-1",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "computing" in line:
-            break
-    process.send_signal(number)
-    started = time.monotonic()
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - started < 20
-    assert process.returncode == status
-    assert "nothing was written" in err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("package", "arguments"),
-    [
-        ("tensorflow", ["-i", "MAP", "-o", "out.mrc", "-g", "-1"]),
-        ("gemmi", ["fine-tune", "--help"]),
-    ],
-)
-def test_an_environment_that_lacks_a_package_is_told_in_one_line(
-    halves, tmp_path, package, arguments
-):
-    code = f"import sys; sys.modules[{package!r}] = None; from deepemhancer_plugin.core.commands import main as cli; sys.exit(cli.main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *(halves[1] if a == "MAP" else a for a in arguments)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert f"{sys.prefix} lacks the Python package {package}" in done.stderr.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys; from deepemhancer_plugin.core.commands import main as cli\n"
-        "try:\n    cli.main(['-h'])\nexcept SystemExit:\n    pass\n"
-        "print([m for m in ('tensorflow', 'keras', 'numpy', 'scipy', 'h5py', 'gemmi', 'matplotlib') if m in sys.modules])"
-    )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert out.splitlines()[-1] == "[]"
 
 
 def test_simulated_maps_overlay_on_the_model(tmp_path):

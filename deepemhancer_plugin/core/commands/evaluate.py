@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepemhancer_plugin import __version__
-from deepemhancer_plugin.core.commands.terminal import Progress, log, map_warnings
+from deepemhancer_plugin.core.commands.terminal import Progress, log, collect_warnings
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.evaluation import modelmap, qscore, report
 from deepemhancer_plugin.core.evaluation.halfmaps import half_map_fsc
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     inputs = [f for f in (*a.maps, *(a.halves or ()), a.model, a.modelMap, a.mask) if f]
     outputs = [f"{a.output}.{kind}" for kind in ("json", "md", "png")]
     check_outputs(outputs, inputs)
-    with map_warnings() as messages:
+    with collect_warnings() as messages:
         _evaluate(a, outputs, messages)
     for output in outputs:
         log(f"wrote {output}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from deepemhancer_plugin import __version__
-from deepemhancer_plugin.core.commands.terminal import Progress, interruptible, log, map_warnings
+from deepemhancer_plugin.core.commands.terminal import Progress, run_interruptible, log, collect_warnings
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.files import check_outputs, write_text
 from deepemhancer_plugin.core.localres.statistics import statistics
@@ -79,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     """`deepemhancer localres MAP -o OUT`"""
     a = parser().parse_args(arguments)
     started = time.perf_counter()
-    with map_warnings() as messages:
-        found = interruptible(lambda: _run(a))
+    with collect_warnings() as messages:
+        found = run_interruptible(lambda: _run(a))
     volume, results, facts = found
     stem = _stem(a.output)
     label = f"deepemhancer {__version__} local resolution, network {facts['network']}"

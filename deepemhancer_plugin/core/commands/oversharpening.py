@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepemhancer_plugin import __version__
-from deepemhancer_plugin.core.commands.terminal import Progress, interruptible, log, map_warnings
+from deepemhancer_plugin.core.commands.terminal import Progress, run_interruptible, log, collect_warnings
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.files import check_outputs, write_text
@@ -117,8 +117,8 @@ def main(arguments: Sequence[str]) -> int:
     """`deepemhancer oversharpening MAP --halves A B -o PREFIX`"""
     a = parser().parse_args(arguments)
     started = time.perf_counter()
-    with map_warnings() as messages:
-        volume, found, scanned, facts = interruptible(lambda: _run(a))
+    with collect_warnings() as messages:
+        volume, found, scanned, facts = run_interruptible(lambda: _run(a))
     report: dict[str, Any] = {"version": __version__, **summary(found), **facts}
     if scanned is not None:
         report["scan"] = {
