@@ -1,10 +1,10 @@
 """Checkpoints of the authors, read without running anything that stands in them.
 
-A published file is a Keras 2 model in HDF5: the graph as JSON (`model_config`), the weights by layer
-name (`model_weights`), the distance of windows (`configParams`), and Python source (`code`), which
-the original program executes. Here the source is only searched for the name of the normalisation.
-The graph is read as data by `graph`, and each weight must have the shape that follows from it.
-`network` runs the result.
+A published file is a Keras 2 model in HDF5: the graph as JSON (`model_config`), the weights by
+layer name (`model_weights`), the distance of windows (`configParams`), and Python source (`code`),
+which the original program executes. Here the source is only searched for the name of the
+normalisation. The graph is read as data by `graph`, and each weight must have the shape that
+follows from it. `network` runs the result.
 """
 
 from __future__ import annotations

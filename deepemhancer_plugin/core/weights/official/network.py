@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deepemhancer_plugin.core.weights.official.checkpoint import Node
+from deepemhancer_plugin.core.weights.official.graph import Node
 
 PRECISIONS = ("float32", "mixed", "bfloat16", "float16")
 
