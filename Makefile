@@ -1,4 +1,5 @@
-# make install | demo | test | benchmark-short | benchmark; everything lands in .venv (Scipion) and .venv-inference (TensorFlow, core) of this checkout.
+# make install | demo | test | benchmark-short | benchmark
+# Everything lands in .venv (Scipion) and .venv-inference (TensorFlow, the core) of this checkout.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # TensorFlow for the GPU where the driver answers, for the CPU otherwise.
 TENSORFLOW ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 'tensorflow[and-cuda]' || echo tensorflow-cpu)
@@ -12,8 +13,7 @@ include scipion.mk
 .venv-inference/installed: setup.py Makefile deepemhancer_plugin/requirements-inference.txt
 	$(PYTHON) -m venv .venv-inference
 	$(RUN)/python -m pip install --quiet --upgrade pip
-	$(RUN)/python -m pip install --quiet "$(TENSORFLOW)" -r deepemhancer_plugin/requirements-inference.txt pytest hypothesis ruff mypy
-	$(RUN)/python -m pip install --quiet --no-deps --editable .
+	$(RUN)/python -m pip install --quiet "$(TENSORFLOW)" --editable '.[inference]' pytest hypothesis ruff mypy
 	touch $@
 
 demo: .venv-inference/installed
@@ -22,12 +22,13 @@ demo: .venv-inference/installed
 test: install test-scipion test-core
 
 test-core: .venv-inference/installed
-	$(RUN)/ruff check deepemhancer_plugin/core tests benchmarks
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/python -m pytest -q -p no:cacheprovider tests
 
-# The tables of docs/benchmarks; quality on synthetic proteins unless STRUCTURES and RECONSTRUCTIONS name folders of data, beside RELION's
-# post-processing where that is installed.
+# The tables of docs/benchmarks. Quality is measured on synthetic proteins, unless STRUCTURES and
+# RECONSTRUCTIONS name folders of data, and beside RELION's post-processing if that is installed.
 STRUCTURES ?=
 RECONSTRUCTIONS ?=
 benchmark-short: .venv-inference/installed

@@ -1,12 +1,12 @@
-# The Scipion side of the Makefile, which includes this file: .venv with Scipion and the plugin, and its tests.
-# RELION's plugin is optional; its protocol is tested where it is there.
+# The Scipion side of the Makefile, which includes this file: .venv with Scipion and the plugin, and
+# its tests. RELION's plugin is optional; with it, its protocol is tested too.
 SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.11.7 scipion-em-relion==5.0.2 pytest
 
 .venv/installed: setup.py scipion.mk
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet $(SCIPION_PACKAGES)
-	.venv/bin/python -m pip install --quiet --no-deps --editable .
+	.venv/bin/python -m pip install --quiet --editable .
 	ln -sf ../../scripts/scipion3 .venv/bin/scipion3
 	.venv/bin/scipion3 protocols | grep ProtDeepEMhancer >/dev/null
 	touch $@

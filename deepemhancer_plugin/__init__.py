@@ -1,7 +1,7 @@
 """Enhancement of cryo-EM maps: a Scipion plugin and the `deepemhancer` command.
 
-Importing this package needs neither Scipion nor TensorFlow: `Plugin` is imported when somebody asks for it (PEP 562), so that the
-core also imports in the inference environment, where Scipion is absent.
+Importing this package needs neither Scipion nor TensorFlow. `Plugin` is imported on first access
+(PEP 562), so that the core also imports in the inference environment, where Scipion is absent.
 """
 
 __version__ = "1.0.0"
@@ -10,6 +10,7 @@ _references = ["Jakobi2017", "SanchezGarcia2021", "RamirezAportela2022", "Ramire
 
 
 def __getattr__(name):
+    """Import Scipion's plugin class when it is asked for."""
     if name == "Plugin":
         from deepemhancer_plugin.plugin import Plugin
 

@@ -1,8 +1,9 @@
-"""
+"""References of the plugin, in BibTeX; Scipion reads them from this docstring.
+
 @article{SanchezGarcia2021,
   title = {DeepEMhancer: a deep learning solution for cryo-EM volume post-processing},
-  author = {Sanchez-Garcia, Ruben and Gomez-Blanco, Josue and Cuervo, Ana and Carazo, Jose Maria and
-            Sorzano, Carlos Oscar S. and Vargas, Javier},
+  author = {Sanchez-Garcia, Ruben and Gomez-Blanco, Josue and Cuervo, Ana and
+            Carazo, Jose Maria and Sorzano, Carlos Oscar S. and Vargas, Javier},
   journal = {Communications Biology},
   volume = {4},
   pages = {874},
@@ -11,7 +12,8 @@
 }
 
 @article{RamirezAportela2022,
-  title = {Higher resolution in cryo-EM by the combination of macromolecular prior knowledge and image-processing tools},
+  title = {Higher resolution in cryo-EM by the combination of macromolecular
+           prior knowledge and image-processing tools},
   author = {Ramírez-Aportela, Erney and Carazo, Jose Maria and Sorzano, Carlos Oscar S.},
   journal = {IUCrJ},
   volume = {9},
@@ -21,8 +23,10 @@
 }
 
 @article{RamirezAportela2019,
-  title = {DeepRes: a new deep-learning- and aspect-based local resolution method for electron-microscopy maps},
-  author = {Ramírez-Aportela, Erney and Mota, Javier and Conesa, Pablo and Carazo, Jose Maria and Sorzano, Carlos Oscar S.},
+  title = {DeepRes: a new deep-learning- and aspect-based local resolution
+           method for electron-microscopy maps},
+  author = {Ramírez-Aportela, Erney and Mota, Javier and Conesa, Pablo and Carazo, Jose Maria and
+            Sorzano, Carlos Oscar S.},
   journal = {IUCrJ},
   volume = {6},
   pages = {1054--1063},

@@ -1,4 +1,4 @@
-"""Names that the plugin, the protocol, the viewers and the wizards share."""
+"""Names that the plugin, the protocols, the viewers and the wizards share."""
 
 # Variables of scipion.conf
 DEEPEMHANCER_HOME = "DEEPEMHANCER_HOME"
@@ -25,7 +25,7 @@ MASKED_MODEL = "masked"
 NORMALIZATION_AUTO, NORMALIZATION_STATS, NORMALIZATION_MASK = range(3)
 MODEL_TIGHT, MODEL_WIDE, MODEL_HIGHRES = range(3)
 WEIGHTS_EMBEDDED, WEIGHTS_OFFICIAL, WEIGHTS_FILE = range(3)
-AVERAGES = (0, 1, 2, 4, 24)  # orientations; 0: as the weights need it
+AVERAGES = (0, 1, 2, 4, 24)  # orientations; 0: chosen by the weights
 NETWORK_AUTO, NETWORK_COARSE, NETWORK_FINE, NETWORK_FILE = range(4)
 NETWORK_NAMES = ("auto", "1.0", "0.5")  # as `deepemhancer localres` calls them
 

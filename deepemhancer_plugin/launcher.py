@@ -1,8 +1,11 @@
-"""Runs the `deepemhancer` command of *this* package with whatever Python executes this file.
+"""Runs the `deepemhancer` command of *this* package with the Python that executes this file.
 
-Scipion calls it in the inference environment: `python .../deepemhancer_plugin/launcher.py ARGUMENTS`. The package is loaded from
-the folder of this file, so that the code that runs is always the plugin's own version, installed there or not; its parent folder
-(Scipion's site-packages) does not get onto the path, where it would shadow the NumPy of the inference environment.
+Scipion calls it in the inference environment: `python PATH/launcher.py ARGUMENTS`. It loads the
+package from its own folder, so the plugin's version runs whether or not another one is installed
+there. Scipion's site-packages, the folder above, stays off the path: its NumPy would hide that of
+the inference environment. The installed commands start here too.
+
+This file runs on any Python 3, so that an old one gets an error message instead of a traceback.
 """
 
 import importlib.util
@@ -10,23 +13,52 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+MINIMUM_PYTHON = (3, 11)  # of the core
 
 
 def load_package():
-    # Python puts the folder of the script first: `constants`, `tests`... would be importable as top-level modules.
+    """Make the package in this folder importable under its name."""
+    # Python puts a script's folder first: `constants` or `tests` would be top-level modules.
     sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != HERE]
     spec = importlib.util.spec_from_file_location(
-        HERE.name, HERE / "__init__.py", submodule_search_locations=[str(HERE)]
+        HERE.name, str(HERE / "__init__.py"), submodule_search_locations=[str(HERE)]
     )
     package = importlib.util.module_from_spec(spec)
     sys.modules[HERE.name] = package
     spec.loader.exec_module(package)
 
 
+def main(arguments=None):
+    """Run the `deepemhancer` command.
+
+    Args:
+        arguments: List of strings; the command line's when None.
+
+    Returns:
+        The exit status.
+    """
+    if sys.version_info < MINIMUM_PYTHON:
+        print(
+            "deepemhancer: error: Python {}.{} is too old, 3.11 or later is needed: call the "
+            "deepemhancer of the inference environment, or pip install "
+            "'scipion-em-deepemhancer[inference]' and TensorFlow with a newer Python".format(
+                *sys.version_info
+            ),
+            file=sys.stderr,
+        )
+        return 1
+    from deepemhancer_plugin.core.commands.main import main as run
+
+    return run(arguments)
+
+
+def run_relion_hook():
+    """Run `deepemhancer-relion STAR`, the program that RELION calls."""
+    return main(["relion", *sys.argv[1:]])
+
+
 if HERE.name not in sys.modules:
     load_package()
 
 if __name__ == "__main__":
-    from deepemhancer_plugin.core.commands.main import main
-
     sys.exit(main())

@@ -1,12 +1,40 @@
-"""Runs in the inference environment: says what it lacks, and fails if it lacks anything. Imports nothing, so it is quick."""
+"""Runs in the inference environment: prints what it lacks, and fails if it lacks anything.
 
+It imports none of the packages, so it is quick. It must run on any Python 3.
+"""
+
+import sys
 from importlib.util import find_spec
 
-MODULES = ("numpy", "scipy", "mrcfile", "h5py", "keras", "starfile")
+# The modules of each package in requirements-inference.txt.
+MODULES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "scikit-image": "skimage",
+    "mrcfile": "mrcfile",
+    "h5py": "h5py",
+    "keras": "keras",
+    "gemmi": "gemmi",
+    "requests": "requests",
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "starfile": "starfile",
+}
+if sys.platform != "linux":
+    MODULES["psutil"] = "psutil"
 BACKENDS = ("tensorflow", "jax", "torch")
 
-missing = [name for name in MODULES if not find_spec(name)]
-if not any(find_spec(name) for name in BACKENDS):
-    missing.append("tensorflow")
-print("PROBE:" + " ".join(missing))
-raise SystemExit(bool(missing))
+
+def find_missing():
+    """List the names, as pip knows them, of the packages that this Python lacks."""
+    missing = [package for package, module in MODULES.items() if not find_spec(module)]
+    if not any(find_spec(name) for name in BACKENDS):
+        missing.append("tensorflow")
+    return missing
+
+
+if __name__ == "__main__":
+    print("PYTHON:{}.{}".format(*sys.version_info))
+    packages = find_missing()
+    print("PROBE:" + " ".join(packages))
+    sys.exit(bool(packages) or sys.version_info < (3, 11))

@@ -1,7 +1,7 @@
 """Protocols of the plugin."""
 
-from .protocol_enhance import ProtDeepEMhancer
-from .protocol_localres import ProtDeepRes
-from .protocol_relion import ProtRelionRefineDeepEMhancer
+from deepemhancer_plugin.protocols.protocol_enhance import ProtDeepEMhancer
+from deepemhancer_plugin.protocols.protocol_localres import ProtDeepRes
+from deepemhancer_plugin.protocols.protocol_relion import ProtRelionRefineDeepEMhancer
 
 __all__ = ["ProtDeepEMhancer", "ProtDeepRes", "ProtRelionRefineDeepEMhancer"]

@@ -1,6 +1,7 @@
-"""The form of the enhancement: what it asks and how it explains it. Other protocols ask some of it too.
+"""The form of the enhancement, and the parts of it that other protocols have too.
 
-Names and defaults of the parameters that Xmipp's protocol also has are Xmipp's, so that its workflows carry over.
+Parameters that Xmipp's protocol also has keep its names and defaults, so that its workflows carry
+over.
 """
 
 from pyworkflow.protocol import params
@@ -25,17 +26,17 @@ MODEL_CHOICES = ["tight target", "wide target", "highRes"]
 WEIGHTS_CHOICES = ["embedded", "official", "file"]
 
 
-def define(form):
-    """Adds all parameters to `form` (a pyworkflow Form)."""
+def add_parameters(form):
+    """Add all parameters of the enhancement to a pyworkflow Form."""
     form.addSection(label="Input")
-    gpu(
+    add_gpu(
         form,
-        "A single map uses them all; of a set of maps each takes one, and as many run at a time as there are GPUs and Scipion "
-        "threads but one.",
+        "A single map uses them all; of a set of maps each takes one, and as many run at a time "
+        "as there are GPUs and Scipion threads but one.",
     )
-    _maps(form)
-    _normalization(form)
-    group = model(form, f"normalization in [{NORMALIZATION_AUTO}, {NORMALIZATION_STATS}]")
+    _add_maps(form)
+    _add_normalization(form)
+    group = add_model(form, f"normalization in [{NORMALIZATION_AUTO}, {NORMALIZATION_STATS}]")
     group.addParam(
         "batch_size",
         params.IntParam,
@@ -44,22 +45,29 @@ def define(form):
         label="Batch size",
         expertLevel=params.LEVEL_ADVANCED,
         validators=[params.GE(1, "should be at least 1.")],
-        help="Number of tiles that a GPU computes at once; not used on the CPU. The program takes less by itself "
-        "where the memory is short; the wizard proposes a value for your GPU.",
+        help="Number of tiles that a GPU computes at once; not used on the CPU. The program "
+        "takes less by itself where the memory is short; the wizard proposes a value for "
+        "your GPU.",
     )
-    _after(form)
+    _add_analysis(form)
+    _add_cleaning(form)
     form.addParallelSection(threads=1, mpi=0)
 
 
-def gpu(form, sharing):
-    """The parameters of program.RunsProgram; `sharing` says how several GPUs are used."""
+def add_gpu(form, sharing):
+    """Add the hidden parameters of program.ProgramProtocol.
+
+    Args:
+        form: pyworkflow Form.
+        sharing: Sentence for the help that says how several GPUs are used.
+    """
     form.addHidden(
         params.USE_GPU,
         params.BooleanParam,
         default=True,
         label="Use GPU?",
-        help="*Yes*: run on the GPUs listed beside; a GPU that is not there is an error, never a silent run on the "
-        "CPU.\n"
+        help="*Yes*: run on the GPUs listed beside; a GPU that is not there is an error, never a "
+        "silent run on the CPU.\n"
         "*No*: run on the CPU, which gives the same map, more slowly.",
     )
     form.addHidden(
@@ -69,20 +77,24 @@ def gpu(form, sharing):
         label="GPU IDs",
         help="Numbers of the GPUs, counted from 0, separated by blanks, commas or ranges (0-3).\n"
         "Empty: the GPUs that are there, else the CPU.\n"
-        "They count the GPUs that are visible to the run: in a queue, 0 is the first one that the queue gave to "
-        f"the job.\n{sharing}",
+        "They count the GPUs that are visible to the run: in a queue, 0 is the first one that "
+        "the queue gave to the job.\n"
+        f"{sharing}",
     )
 
 
-def _maps(form):
+def _add_maps(form):
+    """Add the input maps."""
     form.addParam(
         "useHalfMapsInsteadVol",
         params.BooleanParam,
         default=False,
         label="Use half maps?",
-        help="*Yes* whenever you have them: the enhanced map is that of their mean, and the noise is measured on their "
-        "difference instead of guessed from the corners of the box.\n"
-        "Half maps and maps must come straight from the refinement: *not masked, not sharpened, not filtered*.",
+        help="*Yes* whenever you have them: the enhanced map is that of their mean, and the "
+        "noise is measured on their difference instead of guessed from the corners of the "
+        "box.\n"
+        "Half maps and maps must come straight from the refinement: *not masked, not "
+        "sharpened, not filtered*.",
     )
     form.addParam(
         "halfMapsAttached",
@@ -121,12 +133,13 @@ def _maps(form):
         important=True,
         allowsNull=True,
         condition="not useHalfMapsInsteadVol or halfMapsAttached",
-        help="The map to enhance: *not masked, not sharpened*. A set of volumes gives a set of enhanced volumes, each "
-        "treated on its own.",
+        help="The map to enhance: *not masked, not sharpened*. A set of volumes gives a set of "
+        "enhanced volumes, each treated on its own.",
     )
 
 
-def _normalization(form):
+def _add_normalization(form):
+    """Add the normalization of the input."""
     group = form.addGroup("Normalization")
     group.addParam(
         "normalization",
@@ -134,15 +147,18 @@ def _normalization(form):
         choices=NORMALIZATION_CHOICES,
         default=NORMALIZATION_AUTO,
         label="Input normalization",
-        help="The network expects noise of a known strength, so the map is scaled by its noise first.\n"
-        "*automatic*: measured on the difference of the half maps, or, with a single map, on the shell around "
-        "the particle. Good for nearly every map.\n"
-        "*noise statistics*: you give the mean and the standard deviation of the noise; the wizard measures "
-        "them.\n"
-        "*mask*: you give a mask of the protein, as tight as possible; everything outside is ignored.\n"
-        "If an enhanced map looks empty or noisy, the normalization is the first thing to change.",
+        help="The network expects noise of a known strength, so the map is scaled by its noise "
+        "first.\n"
+        "*automatic*: measured on the difference of the half maps, or, with a single map, "
+        "on the shell around the particle. Good for nearly every map.\n"
+        "*noise statistics*: you give the mean and the standard deviation of the noise; the "
+        "wizard measures them.\n"
+        "*mask*: you give a mask of the protein, as tight as possible; everything outside "
+        "is ignored.\n"
+        "If an enhanced map looks empty or noisy, the normalization is the first thing to "
+        "change.",
     )
-    mask(
+    add_mask(
         group,
         f"normalization=={NORMALIZATION_MASK}",
         "Mask of the protein, of the map's box and sampling rate: 1 inside, 0 outside.",
@@ -153,7 +169,8 @@ def _normalization(form):
         allowsNull=True,
         label="Noise mean",
         condition=f"normalization=={NORMALIZATION_STATS}",
-        help="Mean of the map where there is only noise. It may be negative. The wizard measures it.",
+        help="Mean of the map where there is only noise. It may be negative. The wizard measures "
+        "it.",
     )
     group.addParam(
         "noiseStd",
@@ -161,12 +178,19 @@ def _normalization(form):
         allowsNull=True,
         label="Noise standard deviation",
         condition=f"normalization=={NORMALIZATION_STATS}",
-        help="Standard deviation of the map where there is only noise; greater than 0. The wizard measures it.",
+        help="Standard deviation of the map where there is only noise; greater than 0. The "
+        "wizard measures it.",
     )
 
 
-def mask(form, condition, text):
-    """A mask and the threshold that makes it binary."""
+def add_mask(form, condition, text):
+    """Add a mask and the threshold that makes it binary.
+
+    Args:
+        form: Form or group.
+        condition: When both are shown; None: always.
+        text: Help of the mask.
+    """
     form.addParam(
         "inputMask",
         params.PointerParam,
@@ -183,14 +207,22 @@ def mask(form, condition, text):
         label="Mask threshold",
         expertLevel=params.LEVEL_ADVANCED,
         condition=condition,
-        help="Voxels of the mask above this value are protein. Any value between 0 and 1 does for a mask of zeros "
-        "and ones; for a mask with a soft edge it says how much of the edge belongs to the protein. The wizard proposes a "
-        "value.",
+        help="Voxels of the mask above this value are protein. Any value between 0 and 1 does "
+        "for a mask of zeros and ones; for a mask with a soft edge it says how much of the "
+        "edge belongs to the protein. The wizard proposes a value.",
     )
 
 
-def model(form, condition):
-    """The variant, where the condition lets it be chosen, and the weights; returns the group."""
+def add_model(form, condition):
+    """Add the variant of the network and the weights.
+
+    Args:
+        form: pyworkflow Form.
+        condition: When the variant is shown; None: always.
+
+    Returns:
+        The group of these parameters.
+    """
     group = form.addGroup("Model")
     group.addParam(
         "modelType",
@@ -200,15 +232,15 @@ def model(form, condition):
         label="Model power",
         condition=condition,
         help="What the network was trained to produce.\n"
-        f"*{MODEL_CHOICES[MODEL_TIGHT]}*: sharp, with the solvent set to zero close to the protein; weak parts "
-        "may vanish with it.\n"
-        f"*{MODEL_CHOICES[MODEL_WIDE]}*: a looser mask, less sharp; choose it when parts of the protein get "
-        "lost.\n"
+        f"*{MODEL_CHOICES[MODEL_TIGHT]}*: sharp, with the solvent set to zero close to the "
+        "protein; weak parts may vanish with it.\n"
+        f"*{MODEL_CHOICES[MODEL_WIDE]}*: a looser mask, less sharp; choose it when parts of the "
+        "protein get lost.\n"
         f"*{MODEL_CHOICES[MODEL_HIGHRES]}*: only for maps better than 4 A.\n"
-        "*Caution*: the network knows proteins. Ligands, lipids, glycans and modified residues may come out "
-        "wrong, weakened or not at all, and a feature that is not in the input map is no evidence. Look at the "
-        "input map before you build anything, and refine and validate the model against the half maps, not "
-        "against this map.",
+        "*Caution*: the network knows proteins. Ligands, lipids, glycans and modified residues "
+        "may come out wrong, weakened or not at all, and a feature that is not in the input map "
+        "is no evidence. Look at the input map before you build anything, and refine and "
+        "validate the model against the half maps, not against this map.",
     )
     group.addParam(
         "weights",
@@ -217,9 +249,10 @@ def model(form, condition):
         default=WEIGHTS_EMBEDDED,
         label="Weights",
         help="Which trained network to use; the map's header and the summary name it.\n"
-        f"*{WEIGHTS_CHOICES[WEIGHTS_EMBEDDED]}*: those that come with this plugin; nothing to download.\n"
-        f"*{WEIGHTS_CHOICES[WEIGHTS_OFFICIAL]}*: those of the authors of DeepEMhancer "
-        f"(_scipion3 installb {MODELS_PACKAGE}_, or {DEEPEMHANCER_MODELS} in scipion.conf).\n"
+        f"*{WEIGHTS_CHOICES[WEIGHTS_EMBEDDED]}*: those that come with this plugin; nothing to "
+        "download.\n"
+        f"*{WEIGHTS_CHOICES[WEIGHTS_OFFICIAL]}*: those of the authors of DeepEMhancer (_scipion3 "
+        f"installb {MODELS_PACKAGE}_, or {DEEPEMHANCER_MODELS} in scipion.conf).\n"
         f"*{WEIGHTS_CHOICES[WEIGHTS_FILE]}*: a file of yours.",
     )
     group.addParam(
@@ -228,12 +261,14 @@ def model(form, condition):
         allowsNull=True,
         label="Weights file",
         condition=f"weights=={WEIGHTS_FILE}",
-        help="A network trained with _deepemhancer train_, or a checkpoint of the original program (.hd5).",
+        help="A network trained with _deepemhancer train_, or a checkpoint of the original "
+        "program (.hd5).",
     )
     return group
 
 
-def _after(form):
+def _add_analysis(form):
+    """Add symmetry, orientations and the comparison with the half maps."""
     group = form.addGroup("Symmetry, orientation, trust", expertLevel=params.LEVEL_ADVANCED)
     group.addParam(
         "symmetryGroup",
@@ -241,16 +276,16 @@ def _after(form):
         default="c1",
         expertLevel=params.LEVEL_ADVANCED,
         label="Symmetry",
-        help="Point group over which the enhanced map is averaged, in RELION's conventions: c4, d2, t, o, i, i1 ... The summary says how "
-        "well the map had it before.\n"
+        help="Point group over which the enhanced map is averaged, in RELION's conventions: c4, "
+        "d2, t, o, i, i1 ... The summary says how well the map had it before.\n"
         "_c1_: none, or that of the helix below.",
     )
     helix = group.addLine(
         "Helix",
         expertLevel=params.LEVEL_ADVANCED,
-        condition="symmetryGroup.strip().lower() in ('', 'c1')",
-        help="Of a fibre along z: rise in A and twist in degrees (positive: right-handed) from one subunit to the next; the "
-        "enhanced map is averaged over them. Empty: no helix.",
+        condition="(symmetryGroup or '').strip().lower() in ('', 'c1')",
+        help="Of a fibre along z: rise in A and twist in degrees (positive: right-handed) from "
+        "one subunit to the next; the enhanced map is averaged over them. Empty: no helix.",
     )
     for name, label in (("helicalRise", "Rise (A)"), ("helicalTwist", "Twist (degrees)")):
         helix.addParam(
@@ -263,9 +298,11 @@ def _after(form):
         default=0,
         expertLevel=params.LEVEL_ADVANCED,
         label="Orientations to average",
-        help="Each part of the map is shown to the network in so many orientations: up to so many times slower, and less dependent on "
-        "how the map happens to lie. With embedded weights what all of them see is kept, with the others they are averaged.\n"
-        "*automatic*: with embedded weights 4 for maps up to 160 A, 2 for larger ones; otherwise 1.",
+        help="Each part of the map is shown to the network in so many orientations: up to so "
+        "many times slower, and less dependent on how the map happens to lie. With embedded "
+        "weights what all of them see is kept, with the others they are averaged.\n"
+        "*automatic*: with embedded weights 4 for maps up to 160 A, 2 for larger ones; "
+        "otherwise 1.",
     )
     group.addParam(
         "checkTrust",
@@ -274,9 +311,14 @@ def _after(form):
         expertLevel=params.LEVEL_ADVANCED,
         label="Compare with the half maps?",
         condition="useHalfMapsInsteadVol",
-        help="*Yes*: the summary also says in how much of the enhanced map its local resolution claims more detail than the half maps "
-        "support. It takes some ten seconds for 128 voxels a side.",
+        help="*Yes*: the summary also says in how much of the enhanced map its local resolution "
+        "claims more detail than the half maps support. It takes some ten seconds for 128 "
+        "voxels a side.",
     )
+
+
+def _add_cleaning(form):
+    """Add the removal of small islands."""
     group = form.addGroup("Cleaning", expertLevel=params.LEVEL_ADVANCED)
     group.addParam(
         "performCleaningStep",
@@ -284,9 +326,9 @@ def _after(form):
         default=False,
         label="Remove small islands?",
         expertLevel=params.LEVEL_ADVANCED,
-        help="*Yes*: islands of density that are not connected to the rest are set to the background after the "
-        "enhancement. They are mostly noise; a small subunit that touches nothing would go too. The summary says how much "
-        "went.",
+        help="*Yes*: islands of density that are not connected to the rest are set to the "
+        "background after the enhancement. They are mostly noise; a small subunit that "
+        "touches nothing would go too. The summary says how much went.",
     )
     group.addParam(
         "sizeFraction_CC",

@@ -1,4 +1,4 @@
-"""Maps of a Scipion project as files: what the protocols do with them before and after the program, and what they check."""
+"""Files of maps before and after the program runs, and checks of the maps that a user chose."""
 
 import os
 from pathlib import Path
@@ -14,79 +14,110 @@ SAMPLING_TOLERANCE = 1e-3  # A/voxel: headers are rounded
 ORIGIN_TOLERANCE = 1e-2  # A
 
 
-def clean(name):
-    """A file name without Xmipp's format mark."""
-    return name.replace(":mrcs", "").replace(":mrc", "")
+def strip_format(name):
+    """Remove Xmipp's format mark from a file name."""
+    for mark in (":mrcs", ":mrc"):
+        if name.endswith(mark):
+            return name[: -len(mark)]
+    return name
 
 
-def location(volume):
+def get_location(volume):
+    """Return the place of a Volume as [index, file name]; index 0 is a file of its own."""
     index, name = volume.getLocation()
-    return [index or 0, clean(name)]
+    return [index or 0, strip_format(name)]
 
 
-def linkOrConvert(index, name, path):
-    """Puts the map under `path` (.mrc): a link where the file is such a map already, else a copy in that format."""
-    Path(path).unlink(
-        missing_ok=True
-    )  # a link from an earlier run: writing through it would change the user's file
+def make_locator(index, name):
+    """Return what pwem's ImageHandler calls a location."""
+    return (index, name) if index else name
+
+
+def link_or_convert(index, name, path):
+    """Make a map available under a path that ends in .mrc.
+
+    Args:
+        index: Number of the volume in a stack, or 0.
+        name: File of the map.
+        path: Becomes a link to an MRC file, or a copy of another one in that format.
+
+    Raises:
+        PyworkflowException: The map does not exist.
+    """
+    # Writing through a link of an earlier run would change the user's file.
+    Path(path).unlink(missing_ok=True)
     if not os.path.exists(name):
         raise PyworkflowException(f"{name} does not exist: was the input deleted or moved?")
     single = index == 0 or ImageHandler().getDimensions(name)[3] == 1
     if name.lower().endswith(MRC_EXTENSIONS) and single:
         pwutils.createAbsLink(os.path.abspath(name), path)
     else:
-        ImageHandler().convert((index, name) if index else name, path)
+        ImageHandler().convert(make_locator(index, name), path)
 
 
-def writeBinaryMask(source, path, threshold):
-    """The voxels of the mask above the threshold as ones."""
-    index, name = source
+def write_binary_mask(index, name, path, threshold):
+    """Write a mask of ones and zeros.
+
+    Args:
+        index: Number of the volume in a stack, or 0.
+        name: File of the mask.
+        path: File to write.
+        threshold: Voxels above it become one.
+
+    Raises:
+        PyworkflowException: No voxel, or every voxel, lies above the threshold.
+    """
     handler = ImageHandler()
-    image = handler.read((index, name) if index else name)
-    data = (image.getData() > threshold).astype("float32")
-    if not data.any() or data.all():
+    image = handler.read(make_locator(index, name))
+    values = image.getData()
+    inside = values > threshold
+    if not inside.any() or inside.all():
         raise PyworkflowException(
-            f"{name}: {'no' if not data.any() else 'every'} voxel lies above the mask threshold "
-            f"{threshold:g}; "
-            f"the mask's values go from {image.getData().min():g} to {image.getData().max():g}."
+            f"{name}: {'every' if inside.any() else 'no'} voxel lies above the mask threshold "
+            f"{threshold:g}; the mask's values go from {values.min():g} to {values.max():g}."
         )
-    image.setData(data)
+    image.setData(inside.astype("float32"))
     handler.write(image, path)
 
 
-def boxOf(path):
-    """Voxels in x, y, z; headers differ in whether they call a volume a stack of images."""
+def get_box(path):
+    """Return the number of voxels of a map's file in x, y, z."""
+    # Headers differ in whether they call a volume a stack of images.
     x, y, z, n = ImageHandler().getDimensions(path)
     return x, y, z * n
 
 
-def checkBox(output, source):
-    if boxOf(output) != boxOf(source):
+def check_box(output, source):
+    """Raise PyworkflowException unless two files have the same box."""
+    if get_box(output) != get_box(source):
         raise PyworkflowException(
-            f"{output} has a box of {boxOf(output)}, the input one of {boxOf(source)}."
+            f"{output} has a box of {get_box(output)}, the input one of {get_box(source)}."
         )
 
 
-def close(one, two):
-    return all(abs(a - b) < ORIGIN_TOLERANCE for a, b in zip(one, two, strict=True))
+def compare_origins(one, two):
+    """Tell whether two origins (x, y, z) in A are the same."""
+    return all(abs(a - b) < ORIGIN_TOLERANCE for a, b in zip(one, two))
 
 
-def setOriginInFile(path, volume):
-    """Writes the origin that the user gave the map in Scipion into the file, where the input file does not have it.
+def write_origin(path, volume):
+    """Write the origin that the user gave a Volume in Scipion into a file made from it.
 
-    The program keeps the header of the input file. Scipion's default, the centre of the box, is not the user's: Scipion does not
-    write it into files either, and with it the new file would no longer lie on its input in other programs.
+    The program keeps the header of the input file. Scipion's default origin, the centre of the
+    box, is left out: it is not the user's, Scipion does not write it into files either, and with
+    it the new file would not lie on its input in other programs.
     """
     wanted = volume.getOrigin(force=True).getShifts()
     centre = [-n * volume.getSamplingRate() / 2 for n in volume.getDim()]
     header = Ccp4Header(path, readHeader=True)
-    if not (close(wanted, header.getOrigin()) or close(wanted, centre)):
-        header.setOrigin(wanted)
-        header.writeHeader()
+    if compare_origins(wanted, header.getOrigin()) or compare_origins(wanted, centre):
+        return
+    header.setOrigin(wanted)
+    header.writeHeader()
 
 
-def volumeLike(path, source, comment):
-    """The Volume of a file that has the sampling rate and the origin of another Volume."""
+def make_volume(path, source, comment):
+    """Make the Volume of a file, with the sampling rate and the origin of another Volume."""
     volume = Volume(path)
     volume.setSamplingRate(source.getSamplingRate())
     volume.setOrigin(source.getOrigin(force=True))
@@ -94,9 +125,9 @@ def volumeLike(path, source, comment):
     return volume
 
 
-# --------------------------- checks; each returns a list of messages
-def validateVolume(volume):
-    name = clean(volume.getFileName() or "")
+def validate_volume(volume):
+    """List what is wrong with a Volume."""
+    name = strip_format(volume.getFileName() or "")
     if not os.path.exists(name):
         return [f"{name} does not exist: was the input deleted or moved?"]
     errors = []
@@ -108,36 +139,54 @@ def validateVolume(volume):
     return errors
 
 
-def validateAttachedHalves(volume):
-    name = clean(volume.getFileName() or "")
-    halves = (
-        [clean(half) for half in volume.getHalfMaps(asList=True)] if volume.hasHalfMaps() else []
-    )
+def get_half_maps(volume):
+    """Return the file names of the half maps that are attached to a Volume."""
+    if not volume.hasHalfMaps():
+        return []
+    return [strip_format(half) for half in volume.getHalfMaps(asList=True)]
+
+
+def validate_half_maps(volume):
+    """List what is wrong with the half maps that are attached to a Volume."""
+    name = strip_format(volume.getFileName() or "")
+    halves = get_half_maps(volume)
     if len(halves) != 2:
         return [
-            f"{name} has {len(halves) or 'no'} half maps attached: import it with both, or choose them one by one."
+            f"{name} has {len(halves) or 'no'} half maps attached: import it with both, or choose "
+            "them one by one."
         ]
     missing = [half for half in halves if not os.path.exists(half)]
     if missing:
         return [f"{missing[0]} does not exist: was the half map deleted or moved?"]
+    box = tuple(volume.getDim())
     boxes = [tuple(ImageHandler().getDimensions(half)[:3]) for half in halves]
-    if len({*boxes, tuple(volume.getDim())}) > 1:
+    if boxes != [box, box]:
         return [
-            f"{name}: boxes of the map {tuple(volume.getDim())} and of its half maps {boxes[0]}, {boxes[1]} differ."
+            f"{name}: boxes of the map {box} and of its half maps {boxes[0]}, {boxes[1]} differ."
         ]
     return []
 
 
-def sameGeometry(one, two, nameOne, nameTwo):
+def validate_geometry(one, two, name_one, name_two):
+    """List how the boxes and sampling rates of two Volumes differ.
+
+    Args:
+        one: Volume.
+        two: Volume.
+        name_one: Label of the first in the form.
+        name_two: Label of the second in the form.
+    """
     errors = []
     if one.getDim() != two.getDim():
         errors.append(
-            f"*{nameOne}* has a box of {one.getDim()}, *{nameTwo}* of {two.getDim()}: they must be the same."
+            f"*{name_one}* has a box of {one.getDim()}, *{name_two}* of {two.getDim()}: they must "
+            "be the same."
         )
-    rates = one.getSamplingRate() or 0, two.getSamplingRate() or 0
-    if abs(rates[0] - rates[1]) > SAMPLING_TOLERANCE:
+    rate_one = one.getSamplingRate() or 0
+    rate_two = two.getSamplingRate() or 0
+    if abs(rate_one - rate_two) > SAMPLING_TOLERANCE:
         errors.append(
-            f"*{nameOne}* has a sampling rate of {rates[0]:g} A/voxel, *{nameTwo}* of {rates[1]:g}: "
-            f"they must be the same."
+            f"*{name_one}* has a sampling rate of {rate_one:g} A/voxel, *{name_two}* of "
+            f"{rate_two:g}: they must be the same."
         )
     return errors

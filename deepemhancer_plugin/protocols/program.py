@@ -1,4 +1,4 @@
-"""What the protocols that start `deepemhancer` share: the GPUs of its command line, its run, and the reason when it fails."""
+"""What the protocols that start `deepemhancer` share: its GPUs, its run, its weights."""
 
 import os
 import subprocess
@@ -11,35 +11,51 @@ from deepemhancer_plugin.constants import WEIGHTS_FILE, WEIGHTS_OFFICIAL
 from deepemhancer_plugin.plugin import Plugin
 
 
-class RunsProgram:
-    """For protocols whose form has the hidden parameters `useGpu` and `gpuList`, see defineGpu."""
+class ProgramProtocol:
+    """Mixin of the protocols with the hidden parameters of form.add_gpu: `useGpu`, `gpuList`."""
 
     def getGpuList(self):
-        """The form's GPUs; none when running on the CPU, so that a queue is not asked for any."""
+        """Return the form's GPUs; none for the CPU, so that a queue is not asked for any."""
         return super().getGpuList() if self.usesGpu() else []
 
     def _gpuArguments(self):
-        """GPU numbers count what is visible to the program, and the executor hands them out that way: in a queue from 0 on."""
+        """Return the program's GPU option.
+
+        The program's numbers count the GPUs that it can see, and so do those that the executor
+        hands out: in a queue they start at 0.
+        """
         if not self.usesGpu():
             return ["-g", "-1"]
         gpus = self._stepsExecutor.getGpuList()
         return ["-g", ",".join(map(str, gpus))] if gpus else []
 
     def _validateGpu(self):
+        """List what is wrong with the form's GPUs."""
         try:
             super().getGpuList()
         except ValueError:
             return [
-                f"*GPU IDs* {self.gpuList.get()} is no list of numbers such as 0 or 0,1; for the CPU choose No at *Use GPU*."
+                f"*GPU IDs* {self.gpuList.get()} is no list of numbers such as 0 or 0,1; for the "
+                "CPU choose No at *Use GPU*."
             ]
         return []
 
     def _runProgram(self, arguments, log, *results):
-        """Runs `deepemhancer`; raises PyworkflowException with its last line where it does not write all of the results."""
+        """Run `deepemhancer`.
+
+        Args:
+            arguments: Its command line, a list of strings.
+            log: File that gets a copy of all that it prints.
+            *results: Files that it must write.
+
+        Raises:
+            PyworkflowException: It fails or writes not all of them; with the last line it printed.
+        """
         for path in map(Path, results):
-            # What an earlier run left, also half-written when it was killed, must not pass for a result of this one.
+            # Results of an earlier run, even half-written ones, must not pass for this one's.
             pwutils.cleanPath(str(path), *path.parent.glob(f".{path.stem}.*"))
         pwutils.cleanPath(log)
+        status = 0
         try:
             self.runJob(
                 Plugin.getCommand(arguments, log),
@@ -48,47 +64,38 @@ class RunsProgram:
                 executable="/bin/bash",
                 numberOfMpi=1,
             )
-            status = 0
-        except (
-            subprocess.CalledProcessError
-        ) as error:  # its message is the command; the program's own last line says more
+        except subprocess.CalledProcessError as error:
             status = error.returncode
         # A queue does not hand the exit status back, so the files decide.
         if status or not all(map(os.path.exists, results)):
             pwutils.cleanPath(*results)
             what = f"was killed by signal {status - 128}" if status > 128 else "failed"
-            raise PyworkflowException(f"deepemhancer {what}: {lastLine(log)}")
+            raise PyworkflowException(f"deepemhancer {what}: {read_last_line(log)}")
 
 
-def weightsOption(protocol, variant):
-    """What the command line's --weights gets by the form's parameters `weights` and `weightsFile`."""
+def get_weights_option(protocol, variant):
+    """Return the value of --weights for the form's parameters `weights` and `weightsFile`."""
     if protocol.weights == WEIGHTS_FILE:
         return os.path.abspath(protocol.weightsFile.get())
-    return (
-        str(Plugin.getCheckpoint(variant)) if protocol.weights == WEIGHTS_OFFICIAL else "embedded"
-    )
+    if protocol.weights == WEIGHTS_OFFICIAL:
+        return str(Plugin.getCheckpoint(variant))
+    return "embedded"
 
 
-def validateWeights(protocol, variant):
-    """What is wrong with the same parameters, as a list of messages."""
+def validate_weights(protocol, variant):
+    """List what is wrong with the form's parameters `weights` and `weightsFile`."""
     if protocol.weights == WEIGHTS_OFFICIAL:
         return Plugin.validateCheckpoint(variant)
-    if protocol.weights == WEIGHTS_FILE:
-        if not protocol.weightsFile.get():
-            return ["*Weights file* is empty: choose a file, or other *Weights*."]
-        if not os.path.isfile(protocol.weightsFile.get()):
-            return [f"*Weights file* {protocol.weightsFile.get()} does not exist."]
-    return []
+    if protocol.weights != WEIGHTS_FILE:
+        return []
+    name = protocol.weightsFile.get()
+    if not name:
+        return ["*Weights file* is empty: choose a file, or other *Weights*."]
+    return [] if os.path.isfile(name) else [f"*Weights file* {name} does not exist."]
 
 
-def lastLine(log):
-    """The last line that a program printed: its error message."""
-    lines = (
-        [line.strip() for line in Path(log).read_text(errors="replace").splitlines()]
-        if os.path.exists(log)
-        else []
-    )
-    return next(
-        (line for line in reversed(lines) if line),
-        "it printed nothing; see the log of the queue's job",
-    )
+def read_last_line(log):
+    """Return the last line that a program printed: its error message."""
+    text = Path(log).read_text(errors="replace") if os.path.exists(log) else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing; see the log of the queue's job"

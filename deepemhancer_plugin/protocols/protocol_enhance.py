@@ -1,4 +1,4 @@
-"""The protocol: maps of a Scipion project -> `deepemhancer` in the inference environment -> enhanced maps of the project."""
+"""The protocol that enhances maps: it runs `deepemhancer` in the inference environment."""
 
 import enum
 import json
@@ -25,45 +25,60 @@ from deepemhancer_plugin.constants import (
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import form as enhance_form
 from deepemhancer_plugin.protocols import maps
-from deepemhancer_plugin.protocols.program import RunsProgram, validateWeights, weightsOption
+from deepemhancer_plugin.protocols.program import (
+    ProgramProtocol,
+    get_weights_option,
+    validate_weights,
+)
 
 
 class Outputs(enum.Enum):
+    """Outputs of the protocol, by their names."""
+
     Volume = Volume
     Volumes = SetOfVolumes
 
 
 class Job(NamedTuple):
-    """One map to enhance."""
+    """One map to enhance.
 
-    key: str  # "" for a single map, else the number of the item in the set: part of the file names
-    volume: Volume  # has the sampling rate and the origin
-    files: list  # [map] or [half 1, half 2], as (index, file name)
+    Attributes:
+        key: Number of the volume in the set, as text and part of the file names; "" for a map.
+        volume: Volume that has the sampling rate and the origin.
+        files: [map] or [half 1, half 2], each as [index, file name].
+    """
+
+    key: str
+    volume: Volume
+    files: list
 
 
-class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
-    """Enhances a cryo-EM map with DeepEMhancer: a neural network that sharpens each part of a map by what it recognises there
-    and sets the solvent around the particle to zero.
+class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
+    """Enhances a cryo-EM map with DeepEMhancer.
 
-    Input is a map or, better, the two half maps, straight from the refinement: not masked, not sharpened, not filtered.
+    A neural network sharpens each part of a map by what it recognises there, and sets the solvent
+    around the particle to zero.
 
-    The enhanced map is for looking and for building. It is not a measurement: its amplitudes are what the network expects of a
-    protein, so no resolution can be measured on it, and ligands, lipids, glycans and modified residues, which the network was not
-    trained on, may be missing or wrong. Check each feature in the input map; refine and validate models against the half maps.
+    Input is a map or, better, the two half maps, straight from the refinement: not masked, not
+    sharpened, not filtered.
+
+    The enhanced map is for looking and for building. It is not a measurement: its amplitudes are
+    what the network expects of a protein, so no resolution can be measured on it, and ligands,
+    lipids, glycans and modified residues, which the network was not trained on, may be missing or
+    wrong. Check each feature in the input map; refine and validate models against the half maps.
     """
 
     _label = "enhance map"
     _possibleOutputs = Outputs
     stepsExecutionMode = STEPS_PARALLEL
 
-    # --------------------------- form
     def _defineParams(self, form):
-        enhance_form.define(form)
+        enhance_form.add_parameters(form)
 
-    # --------------------------- steps
     def _insertAllSteps(self):
-        # "Continue" runs a step again when an argument of its own was changed, so each gets all that its result depends on.
-        # The maps are looked up once: the steps of a set run in threads, and the set's database belongs to this one.
+        # "Continue" runs a step again when one of its arguments was changed, so each step gets
+        # all that its result depends on. The maps are looked up once: the steps of a set run in
+        # threads, and the set's database belongs to this one.
         self._todo = {job.key: job for job in self._jobs()}
         enhanced = []
         for job in self._todo.values():
@@ -90,88 +105,90 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
         )
 
     def convertInputStep(self, key, files, mask):
-        """Links MRC files; converts what else pwem can read. Files: [index, file name] each."""
+        """Link MRC files; convert what else pwem can read.
+
+        Args:
+            key: Key of the Job.
+            files: Its maps, each as [index, file name].
+            mask: [index, file name, threshold], or None.
+        """
         pwutils.makePath(self._getTmpPath())
-        for location, path in zip(files, self._inputPaths(key, len(files)), strict=True):
-            maps.linkOrConvert(*location, path)
+        for location, path in zip(files, self._inputPaths(key, len(files))):
+            maps.link_or_convert(*location, path)
         if mask:
             index, name, threshold = mask
-            maps.writeBinaryMask((index, name), self._maskPath(key), threshold)
+            maps.write_binary_mask(index, name, self._maskPath(key), threshold)
 
     def deepVolPostProStep(self, key, files, mask, samplingRate, options):
+        """Enhance one map.
+
+        Args:
+            key: Key of the Job.
+            files: Its maps, each as [index, file name].
+            mask: [index, file name, threshold], or None.
+            samplingRate: A/voxel.
+            options: What the form adds to the command line, a list of strings.
+        """
         inputs = self._inputPaths(key, len(files))
-        if not all(
-            os.path.exists(path) for path in inputs
-        ):  # a finished run cleans them away; "continue" needs them again
+        # A finished run removes them; "continue" needs them again.
+        if not all(os.path.exists(path) for path in inputs):
             self.convertInputStep(key, files, mask)
         output, report, log = (
-            self._getExtraPath(f"enhanced{suffix(key)}.{ending}")
+            self._getExtraPath(f"enhanced{make_suffix(key)}.{ending}")
             for ending in ("mrc", "json", "log")
         )
-        arguments = [
-            "-i",
-            inputs[0],
-            *(["-i2", inputs[1]] if len(inputs) == 2 else []),
-            "-o",
-            output,
-            "-s",
-            f"{samplingRate:.8g}",
-            *options,
-            *self._gpuArguments(),
-            "--report",
-            report,
-        ]
+        arguments = ["-i", inputs[0], "-o", output, "-s", f"{samplingRate:.8g}", *options]
+        if len(inputs) == 2:
+            arguments += ["-i2", inputs[1]]
         if mask:
             arguments += ["-m", self._maskPath(key)]
+        arguments += [*self._gpuArguments(), "--report", report]
         self._runProgram(arguments, log, output, report)
-        maps.checkBox(output, inputs[0])
-        maps.setOriginInFile(output, self._todo[key].volume)
+        maps.check_box(output, inputs[0])
+        maps.write_origin(output, self._todo[key].volume)
 
     def createOutputStep(self, *_):
-        volumes = []
-        for job in self._todo.values():
-            output = self._getExtraPath(f"enhanced{suffix(job.key)}.mrc")
-            if not os.path.exists(output):
-                raise PyworkflowException(f"{output} does not exist: run the protocol again.")
-            volumes.append(
-                maps.volumeLike(
-                    output,
-                    job.volume,
-                    f"enhanced {os.path.basename(maps.clean(job.volume.getFileName()))}",
-                )
-            )
+        """Make the outputs, and say what they were made from."""
+        volumes = [self._makeOutput(job) for job in self._todo.values()]
         if self.isSet():
-            result = self._createSetOfVolumes()
+            name, result = Outputs.Volumes.name, self._createSetOfVolumes()
             result.copyInfo(self.inputVolume.get())
-            for key, volume in zip(self._todo, volumes, strict=True):
+            for key, volume in zip(self._todo, volumes):
                 volume.setObjId(int(key))
                 result.append(volume)
         else:
-            result = volumes[0]
-        self._defineOutputs(**{(Outputs.Volumes if self.isSet() else Outputs.Volume).name: result})
-        for name in self._mapParams():
-            self._defineTransformRelation(getattr(self, name), result)
+            name, result = Outputs.Volume.name, volumes[0]
+        self._defineOutputs(**{name: result})
+        for parameter in self._mapParams():
+            self._defineTransformRelation(getattr(self, parameter), result)
         if self.normalization == NORMALIZATION_MASK:
             self._defineSourceRelation(self.inputMask, result)
 
-    # --------------------------- what is to be done
+    def _makeOutput(self, job):
+        """Return the enhanced Volume of a Job."""
+        output = self._getExtraPath(f"enhanced{make_suffix(job.key)}.mrc")
+        if not os.path.exists(output):
+            raise PyworkflowException(f"{output} does not exist: run the protocol again.")
+        name = os.path.basename(maps.strip_format(job.volume.getFileName()))
+        return maps.make_volume(output, job.volume, f"enhanced {name}")
+
     def isSet(self):
-        """True where the input is a set of volumes, and so the output."""
+        """Tell whether the input is a set of volumes, and so the output."""
         return not self.separateHalves() and isinstance(self.inputVolume.get(), SetOfVolumes)
 
     def separateHalves(self):
-        """True where the half maps are chosen one by one instead of being attached to the volume."""
+        """Tell whether the half maps are chosen one by one, not attached to the volume."""
         return self.useHalfMapsInsteadVol.get() and not self.halfMapsAttached.get()
 
     def _mapParams(self):
-        """Names of the parameters that point at the input maps."""
+        """Return the names of the parameters that point at the input maps."""
         return ["inputHalf1", "inputHalf2"] if self.separateHalves() else ["inputVolume"]
 
     def _jobs(self):
-        """The maps to enhance, one Job each."""
+        """List the maps to enhance, as Jobs."""
         if self.separateHalves():
             halves = [self.inputHalf1.get(), self.inputHalf2.get()]
-            return [Job("", halves[0], [maps.location(half) for half in halves])]
+            return [Job("", halves[0], [maps.get_location(half) for half in halves])]
         if self.isSet():
             volumes = [volume.clone() for volume in self.inputVolume.get().iterItems(iterate=False)]
             return [
@@ -180,39 +197,48 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
         return [Job("", self.inputVolume.get(), self._filesOf(self.inputVolume.get()))]
 
     def _filesOf(self, volume):
+        """Return what is enhanced of a Volume: [map] or [half 1, half 2]."""
         if self.useHalfMapsInsteadVol:
-            return [[0, maps.clean(half)] for half in volume.getHalfMaps(asList=True)]
-        return [maps.location(volume)]
+            return [[0, half] for half in maps.get_half_maps(volume)]
+        return [maps.get_location(volume)]
 
     def getInputFiles(self, key=""):
-        """The map, or the two half maps, that became the enhanced map of this key, as [index, file name] each."""
+        """Return the map, or the half maps, that were enhanced.
+
+        Args:
+            key: Number of the volume in the set, as text; "" for a single map.
+
+        Returns:
+            A list of [index, file name].
+        """
         return next(job.files for job in self._jobs() if job.key == key)
 
     def _maskSource(self):
+        """Return the mask as [index, file name, threshold], or None."""
         if self.normalization != NORMALIZATION_MASK:
             return None
-        return [*maps.location(self.inputMask.get()), self.maskThreshold.get()]
+        return [*maps.get_location(self.inputMask.get()), self.maskThreshold.get()]
 
     def _inputPaths(self, key, count):
+        """Return the paths of the program's input maps."""
         names = ["inputVol"] if count == 1 else ["inputHalf1", "inputHalf2"]
-        return [self._getTmpPath(f"{name}{suffix(key)}.mrc") for name in names]
+        return [self._getTmpPath(f"{name}{make_suffix(key)}.mrc") for name in names]
 
     def _maskPath(self, key):
-        return self._getTmpPath(f"inputMask{suffix(key)}.mrc")
+        return self._getTmpPath(f"inputMask{make_suffix(key)}.mrc")
 
     def _modelName(self):
-        """The variant of the network, as the command line and the checkpoints call it."""
+        """Return the variant of the network as the command line calls it."""
         return MODEL_NAMES[self.modelType.get()]
 
     def _options(self):
-        """Command line options that the form decides, as a list of strings."""
-        options = (
-            ["-b", str(self.batch_size.get())] if self.usesGpu() else []
-        )  # on the CPU the program knows better
+        """Return the command line options that the form decides, as a list of strings."""
+        # On the CPU the program chooses the batch size.
+        options = ["-b", str(self.batch_size.get())] if self.usesGpu() else []
         if self.weights == WEIGHTS_OFFICIAL:
             options += ["--deepLearningModelPath", str(Plugin.getCheckpointsFolder())]
         else:
-            options += ["--weights", weightsOption(self, self._modelName())]
+            options += ["--weights", get_weights_option(self, self._modelName())]
         if self.normalization != NORMALIZATION_MASK:
             options += ["-p", self._modelName()]
         if self.normalization == NORMALIZATION_STATS:
@@ -230,10 +256,9 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
         return options
 
     def _symmetry(self):
-        """The point group as the program calls it."""
+        """Return the point group as the program calls it."""
         return (self.symmetryGroup.get() or "C1").strip().upper()
 
-    # --------------------------- validation
     def _validate(self):
         errors = self._validateGpu() + [
             f"*{self.getParam(name).label.get()}* is empty: choose a volume."
@@ -248,35 +273,35 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             errors
             + self._validateNormalization(errors)
             + self._validateSymmetry()
-            + validateWeights(self, variant)
+            + validate_weights(self, variant)
         )
 
     def _validateMaps(self):
+        """List what is wrong with the input maps."""
         errors = []
         if self.separateHalves():
             volumes = [self.inputHalf1.get(), self.inputHalf2.get()]
         else:
-            volumes = (
-                [self.inputVolume.get()]
-                if not self.isSet()
-                else [volume.clone() for volume in self.inputVolume.get()]
-            )
+            volumes = [self.inputVolume.get()]
+        if self.isSet():
+            volumes = [volume.clone() for volume in self.inputVolume.get()]
         for volume in volumes:
-            errors += maps.validateVolume(volume)
+            errors += maps.validate_volume(volume)
             if self.useHalfMapsInsteadVol and not self.separateHalves():
-                errors += maps.validateAttachedHalves(volume)
+                errors += maps.validate_half_maps(volume)
         if self.separateHalves():
             one, two = volumes
-            if maps.location(one) == maps.location(two):
+            if maps.get_location(one) == maps.get_location(two):
                 errors.append(
                     "*Half map 1* and *Half map 2* are the same map: choose the two halves."
                 )
-            errors += maps.sameGeometry(one, two, "Half map 1", "Half map 2")
+            errors += maps.validate_geometry(one, two, "Half map 1", "Half map 2")
         if not volumes:
             errors.append("*Input volume(s)*: the set is empty.")
         return errors
 
     def _validateNormalization(self, mapErrors):
+        """List what is wrong with the normalization; masks are compared with valid maps only."""
         if self.normalization == NORMALIZATION_MASK:
             if self.inputMask.get() is None:
                 return ["*Mask* is empty: choose a mask, or another *Input normalization*."]
@@ -284,7 +309,7 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
                 return ["*Mask threshold* must be a number."]
             errors = []
             for job in [] if mapErrors else self._jobs():
-                errors += maps.sameGeometry(
+                errors += maps.validate_geometry(
                     job.volume, self.inputMask.get(), "Input volume", "Mask"
                 )
             return errors[:1]
@@ -294,15 +319,18 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
                 errors.append("*Noise mean* must be a number; the wizard beside it measures it.")
             if not 0 < self.noiseStd.get(0) < math.inf:
                 errors.append(
-                    "*Noise standard deviation* must be a number greater than 0; the wizard beside it measures it."
+                    "*Noise standard deviation* must be a number greater than 0; the wizard "
+                    "beside it measures it."
                 )
             return errors
         return []
 
     def _validateSymmetry(self):
+        """List what is wrong with the point group and the helix."""
         if not re.fullmatch(r"[CD][1-9]\d*|T|O|I[1-4]?", self._symmetry()):
             return [
-                f"*Symmetry* {self.symmetryGroup.get()}: cn, dn (n a number), t, o, i, i1, i2, i3 or i4 is right."
+                f"*Symmetry* {self.symmetryGroup.get()}: cn, dn (n a number), t, o, i, i1, i2, i3 "
+                "or i4 is right."
             ]
         rise, twist = self.helicalRise.get(), self.helicalTwist.get()
         if (
@@ -311,16 +339,16 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             and not ((rise or 0) > 0 and abs(math.inf if twist is None else twist) <= 180)
         ):
             return [
-                "*Helix*: a rise greater than 0 A and a twist from -180 to 180 degrees are right, or both empty."
+                "*Helix*: a rise greater than 0 A and a twist from -180 to 180 degrees are right, "
+                "or both empty."
             ]
         return []
 
-    # --------------------------- what it says about itself
     def _reports(self):
-        """The JSON reports of the maps that are done, as [(name, dict)]."""
+        """Return the JSON reports of the maps that are done, as (number in the set, dict)."""
         paths = sorted(Path(self._getExtraPath()).glob("enhanced*.json"))
         return [
-            (path.stem.removeprefix("enhanced").lstrip("_"), json.loads(path.read_text()))
+            (path.stem[len("enhanced") :].lstrip("_"), json.loads(path.read_text()))
             for path in paths
         ]
 
@@ -331,7 +359,7 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
         lines = []
         for name, report in reports:
             lines += [f"*Volume {name}*"] if name else []
-            lines += summaryOf(report)
+            lines += summarize_report(report)
         return lines
 
     def _methods(self):
@@ -346,56 +374,63 @@ class ProtDeepEMhancer(RunsProgram, ProtAnalysis3D):
             else "the unmasked, unsharpened map"
         )
         return [
-            f"{subject} enhanced with DeepEMhancer [SanchezGarcia2021] ({weightsOf(report)}; scipion-em-deepemhancer "
-            f"{report.get('version', '')}) from {source}, normalised by {self._normalizationText(report)}."
+            f"{subject} enhanced with DeepEMhancer [SanchezGarcia2021] "
+            f"({describe_weights(report)}; scipion-em-deepemhancer {report.get('version', '')}) "
+            f"from {source}, normalised by {self._normalizationText(report)}."
         ]
 
     def _normalizationText(self, report):
+        """Say in words what the map was normalised by."""
         if self.normalization == NORMALIZATION_MASK:
             return "a mask of the protein"
         noise = report["noise"]
-        where = {
+        source = {
             "half maps": "noise measured on the difference of the half maps",
             "shell": "noise measured around the particle",
             "zone": "noise estimated in a map without solvent",
         }.get(noise.get("source"), "given noise statistics")
-        return f"{where} ({noiseNumbers(noise)})"
+        return f"{source} ({describe_noise(noise)})"
 
     def _citations(self):
         return ["SanchezGarcia2021", "Jakobi2017"]
 
 
-def suffix(key):
+def make_suffix(key):
+    """Return the part of the file names that tells the volumes of a set apart."""
     return f"_{key}" if key else ""
 
 
-# --------------------------- the report in words
-def weightsOf(report):
+def describe_weights(report):
+    """Name the network of a report."""
     weights = report.get("weights") or {}
     return f"{weights.get('name', 'unknown')}, {weights.get('kind', 'unknown')} weights"
 
 
-def noiseNumbers(noise):
+def describe_noise(noise):
+    """Put the noise statistics of a report into words."""
     return f"mean {noise['mean']:.4g}, standard deviation {noise['std']:.4g}"
 
 
-def summaryOf(report):
-    """The report of one map as lines for the summary."""
+def summarize_report(report):
+    """Return the report of one map as lines for the summary."""
+    precision = f", {report['precision']}" if report.get("precision") else ""
     lines = [
-        f"Model: {weightsOf(report)}",
-        f"Device: {report.get('device', 'unknown')}{_precision(report)}",
+        f"Model: {describe_weights(report)}",
+        f"Device: {report.get('device', 'unknown')}{precision}",
     ]
     noise = report.get("noise") or {}
     if noise.get("std") is not None:
-        lines.append(f"Noise: {noiseNumbers(noise)} (from {noise.get('source', 'unknown')})")
+        lines.append(f"Noise: {describe_noise(noise)} (from {noise.get('source', 'unknown')})")
     if report.get("noise_anisotropy"):
         lines.append(
-            f"Noise's power in the worst direction of views over that in the best: {report['noise_anisotropy']:.1f}"
+            "Noise's power in the worst direction of views over that in the best: "
+            f"{report['noise_anisotropy']:.1f}"
         )
     removed = report.get("cleaning")
     if removed:
         lines.append(
-            f"Removed: {removed['components']} islands, {removed['voxels']} voxels, {removed['volume']:.0f} cubic A"
+            f"Removed: {removed['components']} islands, {removed['voxels']} voxels, "
+            f"{removed['volume']:.0f} cubic A"
         )
     if report.get("input_ends_at"):
         lines.append(
@@ -403,13 +438,9 @@ def summaryOf(report):
         )
     if report.get("symmetry_correlation") is not None:
         lines.append(
-            f"Symmetry: correlation of the copies before the average at least {report['symmetry_correlation']:.2f}"
+            "Symmetry: correlation of the copies before the average at least "
+            f"{report['symmetry_correlation']:.2f}"
         )
     if report.get("trust"):
         lines.append(f"Against the half maps: {report['trust']['verdict']}")
-    lines += [f"*Warning*: {warning}" for warning in report.get("warnings") or []]
-    return lines
-
-
-def _precision(report):
-    return f", {report['precision']}" if report.get("precision") else ""
+    return lines + [f"*Warning*: {warning}" for warning in report.get("warnings") or []]

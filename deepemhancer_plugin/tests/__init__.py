@@ -1,1 +1,4 @@
-"""Tests of the plugin: `scipion3 tests deepemhancer_plugin.tests` or pytest with SCIPION_DOMAIN=pwem."""
+"""Tests of the plugin, for `scipion3 tests deepemhancer_plugin.tests` or pytest.
+
+Pytest needs the environment variables of scripts/scipion_env.sh.
+"""

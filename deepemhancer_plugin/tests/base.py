@@ -1,4 +1,4 @@
-"""What the tests share: a synthetic particle as half maps, a project that has imported it, the environment that enhances it."""
+"""What the tests share: half maps of a synthetic particle, and a project that imported them."""
 
 import os
 from pathlib import Path
@@ -22,25 +22,26 @@ RATE = 1.5  # A/voxel
 SHIFTS = (-12.0, 7.5, -33.0)  # A: the origin of the maps, as it stands in their headers
 
 
-def useCheckout():
-    """Points the plugin at the inference environment that `make install` makes in the checkout, unless the user chose another."""
+def use_checkout():
+    """Use the inference environment of the checkout, unless the user chose another."""
     Domain.getPlugins()  # defines the variables
     if Plugin.getVar(DEEPEMHANCER_ENV_ACTIVATION, DEFAULT_ACTIVATION) != DEFAULT_ACTIVATION:
         return
     activate = CHECKOUT / ".venv-inference" / "bin" / "activate"
     if activate.exists():
         os.environ[DEEPEMHANCER_ENV_ACTIVATION] = (
-            f"source {activate}"  # for the runs, which are processes of their own
+            # for the runs, which are processes of their own
+            f"source {activate}"
         )
         Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = os.environ[DEEPEMHANCER_ENV_ACTIVATION]
 
 
-def particle(shape=SHAPE, rate=RATE, seed=1):
-    """A chain of residue-sized blobs as two half maps with independent noise, and its mask.
+def make_half_maps(shape=SHAPE, rate=RATE, seed=1):
+    """Simulate a chain of residue-sized blobs.
 
     Returns:
-        half 1, half 2: float32 arrays (z, y, x), signal up to about 1, noise of 0.1.
-        mask: boolean array (z, y, x).
+        Two half maps, float32 arrays (z, y, x) with a signal up to about 1 and independent noise
+        of 0.1, and the mask, a boolean array.
     """
     rng = np.random.default_rng(seed)
     z, y, x = np.indices(shape) * rate
@@ -55,7 +56,7 @@ def particle(shape=SHAPE, rate=RATE, seed=1):
     return (*halves, signal > 0.1)
 
 
-def writeMap(path, data, rate=RATE, origin=(0, 0, 0)):
+def write_map(path, data, rate=RATE, origin=(0, 0, 0)):
     with mrcfile.new(path, np.asarray(data, np.float32), overwrite=True) as mrc:
         mrc.voxel_size = rate
         mrc.header.origin = origin
@@ -64,23 +65,23 @@ def writeMap(path, data, rate=RATE, origin=(0, 0, 0)):
 
 
 class EnhanceTest(BaseTest):
-    """A project with an imported map that has half maps attached, an origin of its own, and a mask."""
+    """A project with a map that has half maps attached and an origin of its own."""
 
     @classmethod
     def setUpClass(cls):
-        useCheckout()
+        use_checkout()
         setupTestProject(cls)
-        cls.half1, cls.half2, cls.mask = particle()
+        cls.half1, cls.half2, cls.mask = make_half_maps()
         mean = (cls.half1 + cls.half2) / 2
         cls.paths = [
-            writeMap(cls.getOutputPath(f"{name}.mrc"), data)
+            write_map(cls.getOutputPath(f"{name}.mrc"), data)
             for name, data in (("map", mean), ("half1", cls.half1), ("half2", cls.half2))
         ]
         cls.volume = cls.importVolume(*cls.paths)
 
     @classmethod
     def importVolume(cls, path, half1=None, half2=None, shifts=SHIFTS, rate=RATE):
-        origin = dict(zip("xyz", (-shift for shift in shifts), strict=True)) if shifts else {}
+        origin = dict(zip("xyz", (-shift for shift in shifts))) if shifts else {}
         halves = {"setHalfMaps": True, "half1map": half1, "half2map": half2} if half1 else {}
         prot = cls.newProtocol(
             ProtImportVolumes,
@@ -95,7 +96,7 @@ class EnhanceTest(BaseTest):
 
     @classmethod
     def importMask(cls, data, rate=RATE):
-        path = writeMap(cls.getOutputPath("mask.mrc"), data, rate)
+        path = write_map(cls.getOutputPath("mask.mrc"), data, rate)
         prot = cls.newProtocol(ProtImportMask, maskPath=path, samplingRate=rate)
         cls.launchProtocol(prot)
         assert isinstance(prot.outputMask, VolumeMask)
@@ -114,7 +115,7 @@ class EnhanceTest(BaseTest):
 
     @classmethod
     def fails(cls, prot):
-        """Launches a protocol that must fail; returns its error message."""
+        """Launch a protocol that must fail; return its error message."""
         cls.proj.launchProtocol(prot, wait=True)
         assert prot.isFailed(), prot.getStatusMessage()
         return prot.getErrorMessage()

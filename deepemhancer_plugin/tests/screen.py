@@ -9,7 +9,7 @@ import unittest
 
 PROGRAMS = ("Xvfb", "openbox", "xdotool", "import", "identify")
 missing = [name for name in PROGRAMS if not shutil.which(name)]
-needsScreen = unittest.skipIf(
+needs_screen = unittest.skipIf(
     missing, f"no {', '.join(missing)} here: as root, run `.ci/scipion screen`"
 )
 
@@ -17,7 +17,8 @@ needsScreen = unittest.skipIf(
 class Screen:
     """Xvfb with a window manager on a free display, as a context; DISPLAY points at it meanwhile.
 
-    The server stays until the process ends: Tk ends the whole process when the server of a window that it still knows goes away.
+    The server stays until the process ends: Tk ends the whole process when the server of a window
+    that it still knows goes away.
     """
 
     display = None
@@ -57,15 +58,15 @@ class Screen:
             os.environ["DISPLAY"] = self.saved
 
 
-def photograph(window, path):
-    """A picture of a Tk window as the screen shows it; returns (width, height, number of colours)."""
+def take_picture(window, path):
+    """Write a picture of a Tk window; return its width, height and number of colours."""
     window.deiconify()
     window.lift()
     for _ in range(10):  # the window manager needs a moment
         window.update()
         time.sleep(0.1)
     subprocess.run(["import", "-window", str(int(window.frame(), 16)), path], check=True)
-    answer = subprocess.run(
+    numbers = subprocess.run(
         ["identify", "-format", "%w %h %k", path], check=True, capture_output=True, text=True
     ).stdout
-    return tuple(map(int, answer.split()))
+    return tuple(map(int, numbers.split()))

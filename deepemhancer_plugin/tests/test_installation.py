@@ -1,28 +1,39 @@
-"""The installation: variables, what is missing, `scipion3 installb` and `installp --devel` for real with a stand-in for conda."""
+"""Installation: packages, variables, and Scipion's commands with a stand-in for conda."""
 
+import ast
 import hashlib
 import http.server
 import io
 import json
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import types
 import unittest
+import unittest.mock
 import zipfile
 from pathlib import Path
 
 from pwem import Domain
 
 import deepemhancer_plugin
-from deepemhancer_plugin import constants, plugin
+from deepemhancer_plugin import constants, plugin, probe
 from deepemhancer_plugin.plugin import Plugin
-from deepemhancer_plugin.tests.base import CHECKOUT, PACKAGE, useCheckout
+from deepemhancer_plugin.tests.base import (
+    CHECKOUT,
+    PACKAGE,
+    make_half_maps,
+    use_checkout,
+    write_map,
+)
 
-# Looks for Zenodo on this machine. A .pth file makes Python import it at its start in the environments of the stand-in
-# (sitecustomize would not do: Debian's Python has its own, which comes first).
+# Looks for Zenodo on this machine. A .pth file makes Python import it at its start in the
+# environments of the stand-in. A sitecustomize would not do: Debian's Python has its own.
 ZENODO_HERE = """
 import requests
 send = requests.Session.request
@@ -30,6 +41,102 @@ def request(self, method, url, **rest):
     return send(self, method, url.replace("https://zenodo.org", {url!r}), **rest)
 requests.Session.request = request
 """
+ZIP = ast.dump(ast.parse("zip", mode="eval").body)
+
+
+# The imports of Scipion's side that Scipion and its plugins provide
+SCIPIONS_OWN = {"pwem", "pyworkflow", "scipion", "relion"}
+
+
+def list_sources():
+    """Return the files of Scipion's side."""
+    folders = (PACKAGE, *(PACKAGE / name for name in ("protocols", "viewers", "wizards", "tests")))
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+
+
+def find_imports(path):
+    """Return the names of the top-level packages that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+def read_requirements():
+    """Return the lines of the inference environment's requirements."""
+    lines = (PACKAGE / "requirements-inference.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+class TestRequirements(unittest.TestCase):
+    """What each of Scipion's environment, the command line and the inference environment gets."""
+
+    def test_the_probe_checks_every_requirement(self):
+        names = {
+            re.match(r"[\w-]+", line).group()
+            for line in read_requirements()
+            if "sys_platform" not in line or sys.platform != "linux"
+        }
+        self.assertEqual(set(probe.MODULES), names)
+
+    @unittest.skipUnless((CHECKOUT / "setup.py").exists(), "needs the source")
+    def test_packages_and_extras(self):
+        arguments = {}
+        setuptools = types.ModuleType("setuptools")
+        setuptools.setup, setuptools.find_packages = arguments.update, lambda **_: []
+        with unittest.mock.patch.dict(sys.modules, setuptools=setuptools):
+            runpy.run_path(str(CHECKOUT / "setup.py"))
+        required, extras = arguments["install_requires"], arguments["extras_require"]
+        self.assertEqual(arguments["python_requires"], ">=3.8")
+        self.assertEqual(extras["inference"], read_requirements())
+        self.assertLessEqual(set(required), set(extras["inference"]))
+        imported = set().union(*map(find_imports, list_sources()))
+        foreign = imported & (set(required) | set(probe.MODULES.values()) | set(probe.BACKENDS))
+        self.assertEqual(foreign, set(required))
+        self.assertEqual(len(extras["scipion"]), 2)
+        self.assertLessEqual(SCIPIONS_OWN, imported)
+
+    def test_scipions_side_is_python_3_8(self):
+        """As the parser sees it, and without the methods that Python 3.9 and 3.10 brought."""
+        for path in list_sources():
+            tree = ast.parse(path.read_text(), feature_version=(3, 8))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute):
+                    self.assertNotIn(node.attr, ("removeprefix", "removesuffix"), path)
+                if isinstance(node, ast.Call):
+                    names = {keyword.arg for keyword in node.keywords}
+                    self.assertFalse(ast.dump(node.func) == ZIP and "strict" in names, path)
+                if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+                    self.assertNotIn(node.value.id, ("dict", "list", "set", "tuple"), path)
+
+    def run_launcher(self, *arguments, before=""):
+        """Run the launcher with this Python, where the core's packages are missing."""
+        code = (
+            f"import runpy, sys; {before}sys.argv[1:] = {list(arguments)!r};"
+            f"runpy.run_path({str(PACKAGE / 'launcher.py')!r}, run_name='__main__')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        (line,) = done.stderr.splitlines()
+        return line
+
+    def test_the_command_in_an_old_python(self):
+        line = self.run_launcher("-h", before="sys.version_info = (3, 10, 13);")
+        self.assertIn("Python 3.10 is too old, 3.11 or later is needed", line)
+
+    @unittest.skipIf(sys.version_info < (3, 11), "the core does not run on this Python")
+    def test_the_command_without_the_packages_of_the_core(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_map(f"{folder}/map.mrc", make_half_maps()[0])
+            line = self.run_launcher(
+                *("-i", path, "-o", f"{folder}/out.mrc", "-g", "-1"),
+                before="sys.modules['keras'] = None;",
+            )
+            self.assertEqual(os.listdir(folder), ["map.mrc"])
+        self.assertIn("pip install 'scipion-em-deepemhancer[inference]' and TensorFlow", line)
 
 
 class TestPlugin(unittest.TestCase):
@@ -37,7 +144,7 @@ class TestPlugin(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        useCheckout()
+        use_checkout()
 
     def setUp(self):
         self.saved = dict(Plugin._vars)
@@ -77,17 +184,18 @@ class TestPlugin(unittest.TestCase):
             self.assertIn(protocol, [str(child.value) for child in node.childs])
 
     def test_import_without_scipion_or_tensorflow(self):
-        """The core imports where Scipion is absent, and Scipion's side never imports TensorFlow or Keras."""
+        """The core imports without Scipion, and Scipion's side without TensorFlow or Keras."""
         code = (
             "import sys; sys.modules.update(dict.fromkeys(['pwem', 'pyworkflow', 'scipion']));"
             "import deepemhancer_plugin; deepemhancer_plugin.__version__"
         )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
         code = (
-            "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras']));"
-            "from pwem import Domain; m = Domain.getPluginModule('deepemhancer_plugin');"
-            "Domain.getProtocols(); Domain.getViewers(); Domain.getWizards();"
-            "assert not [n for n in sys.modules if n.startswith('deepemhancer_plugin.core.')], 'the core was imported'"
+            "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras']));from pwem "
+            "import Domain; m = "
+            "Domain.getPluginModule('deepemhancer_plugin');Domain.getProtocols(); "
+            "Domain.getViewers(); Domain.getWizards();assert not [n for n in sys.modules if "
+            "n.startswith('deepemhancer_plugin.core.')], 'the core was imported'"
         )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT, capture_output=True)
 
@@ -110,8 +218,39 @@ class TestPlugin(unittest.TestCase):
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
             Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = f"source {folder}/bin/activate"
             (error,) = Plugin.validateInstallation()
-        self.assertIn("tensorflow", error)
+        for name in (*probe.MODULES, "tensorflow"):
+            self.assertIn(f" {name}", error)
         self.assertIn(f"source {folder}/bin/activate && pip install ", error)
+
+    def test_environment_with_an_old_python(self):
+        Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = (
+            "python() { echo PYTHON:3.9; echo PROBE:; }"
+        )
+        (error,) = Plugin.validateInstallation()
+        self.assertIn("has Python 3.9, 3.11 or later is needed: correct", error)
+
+    def test_packages_of_the_home_folder_stay_out(self):
+        """An environment of conda's, unlike a venv, sees what lies in ~/.local."""
+        python = Path(sys.base_prefix) / "bin" / "python{}.{}".format(*sys.version_info)
+        with tempfile.TemporaryDirectory() as home:
+            name = "python{}.{}".format(*sys.version_info)
+            (Path(home) / "lib" / name / "site-packages").mkdir(parents=True)
+            environ = {**Plugin.getEnviron(), "PYTHONUSERBASE": home}
+            shell = {**os.environ, "PYTHONUSERBASE": home}
+            code = "import sys; print(sys.path)"
+            found = [
+                subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+                for command, env in (
+                    ([python, "-c", code], shell),
+                    ([python, "-c", code], environ),
+                    (["bash", "-c", f"{plugin.ISOLATION} && {python} -c '{code}'"], shell),
+                )
+            ]
+        self.assertEqual([home in path for path in found], [True, False, False])
+        Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = plugin.DEFAULT_ACTIVATION
+        commands = str(Plugin._environmentCommands())
+        self.assertLess(0, commands.find("PYTHONNOUSERSITE=1"))
+        self.assertLess(commands.find("PYTHONNOUSERSITE=1"), commands.find("pip install"))
 
     def test_conda_only_where_needed(self):
         Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = plugin.DEFAULT_ACTIVATION
@@ -145,7 +284,7 @@ class TestPlugin(unittest.TestCase):
             self.assertEqual(Plugin.validateCheckpoint("highRes"), [])
 
     def test_the_plugins_own_code_runs(self):
-        """Another deepemhancer_plugin in the inference environment or on PYTHONPATH is not the one that runs."""
+        """Not another deepemhancer_plugin of the inference environment or on PYTHONPATH."""
         with tempfile.TemporaryDirectory() as folder:
             other = Path(folder) / "deepemhancer_plugin"
             other.mkdir()
@@ -175,10 +314,13 @@ class TestInstallation(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        useCheckout()
+        use_checkout()
         cls.root = Path(tempfile.mkdtemp(prefix="scipion-"))
         cls.addClassCleanup(shutil.rmtree, cls.root, ignore_errors=True)
-        which = "import sys, numpy, pathlib; print(sys.executable); print(pathlib.Path(numpy.__file__).parents[1])"
+        which = (
+            "import sys, numpy, pathlib; print(sys.executable);"
+            "print(pathlib.Path(numpy.__file__).parents[1])"
+        )
         found = subprocess.run(
             ["bash", "-c", f"{Plugin.getActivation()} && python -c '{which}'"],
             capture_output=True,
@@ -210,7 +352,7 @@ class TestInstallation(unittest.TestCase):
 
     @classmethod
     def makeScipion(cls):
-        """A Python environment with this one's packages, into which the plugin is installed from a copy of its source."""
+        """Make an environment with this one's packages, and a copy of the source to install."""
         subprocess.run([sys.executable, "-m", "venv", cls.root / "scipion"], check=True)
         (cls.packages,) = (cls.root / "scipion" / "lib").glob("python3*/site-packages")
         import pwem
@@ -284,6 +426,10 @@ class TestInstallation(unittest.TestCase):
             "scipion3 installb deepemhancer", self.inNewScipion("print(P.validateInstallation())")
         )
 
+        # Scipion's environment got the plugin alone
+        installed = {path.name.split("-")[0] for path in self.packages.glob("*.dist-info")}
+        self.assertEqual(installed - {"pip", "setuptools"}, {"scipion_em_deepemhancer"})
+
         # A rerun goes on where the first one stopped
         (pth,) = (self.root / "envs").glob("*/lib/python3*/site-packages/standin.pth")
         pth.write_text(packages + "\n")
@@ -315,7 +461,8 @@ class TestInstallation(unittest.TestCase):
         environ = dict(self.environ)
         try:
             self.environ.update(
-                DEEPEMHANCER_ENV_ACTIVATION=f"source {self.root}/envs/{plugin.ENV_NAME}/bin/activate",
+                DEEPEMHANCER_ENV_ACTIVATION="source "
+                f"{self.root}/envs/{plugin.ENV_NAME}/bin/activate",
                 PATH=os.environ["PATH"],
                 CONDA_ACTIVATION_CMD="",
             )
@@ -332,7 +479,7 @@ class TestInstallation(unittest.TestCase):
             self.environ.update(environ)
 
     def installModels(self):
-        """The official checkpoints from a small archive on this machine, broken off once and damaged once."""
+        """Install the official checkpoints from a small archive, at first a damaged one."""
         folder = (
             self.root / "software" / "em" / f"{constants.MODELS_PACKAGE}-{constants.MODELS_VERSION}"
         )

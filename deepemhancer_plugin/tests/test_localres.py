@@ -26,8 +26,8 @@ from deepemhancer_plugin.protocols.protocol_localres import (
     MEDIAN,
     RESOLUTION,
 )
-from deepemhancer_plugin.tests.base import PACKAGE, RATE, SHAPE, SHIFTS, EnhanceTest, writeMap
-from deepemhancer_plugin.tests.screen import Screen, needsScreen, photograph
+from deepemhancer_plugin.tests.base import PACKAGE, RATE, SHAPE, SHIFTS, EnhanceTest, write_map
+from deepemhancer_plugin.tests.screen import Screen, needs_screen, take_picture
 from deepemhancer_plugin.viewers import DeepResViewer, chimera, figures
 
 
@@ -95,7 +95,7 @@ class TestForm(DeepResTest):
 
 
 class TestLocalResolution(DeepResTest):
-    """Runs of the program: with the embedded networks, then with a network in a file that knows nothing but its range."""
+    """Runs of the program with the embedded networks, then with an untrained one in a file."""
 
     @classmethod
     def setUpClass(cls):
@@ -111,7 +111,7 @@ class TestLocalResolution(DeepResTest):
             check=True,
             env=Plugin.getEnviron(),
         )
-        # First a map alone, then continued with another network, a mask, and the half maps of another volume
+        # First a map alone, then with another network, a mask, and another volume's half maps
         cls.prot = cls.protocol(inputVolume=cls.importVolume(cls.paths[0]))
         cls.launchProtocol(cls.prot)
         cls.alone = mrcfile.read(cls.prot.ResolutionVolume.getFileName())
@@ -149,7 +149,7 @@ class TestLocalResolution(DeepResTest):
         return data
 
     def test_a_map_alone(self):
-        """The program's own mask holds the particle, and the network sees blobs as wide as 2 A (Gaussian) to be coarser than 3 A."""
+        """The program's own mask holds the particle; blobs as wide as 2 A are coarser than 3 A."""
         self.assertEqual(self.outputs, [RESOLUTION])
         self.assertEqual(self.alone.shape, SHAPE)
         self.assertGreater((self.alone > 0)[self.mask].mean(), 0.9)
@@ -167,7 +167,8 @@ class TestLocalResolution(DeepResTest):
         self.assertFalse(np.array_equal(resolution, fsc))
         summary, volume = "\n".join(self.prot.summary()), self.prot.ResolutionVolume
         self.assertIn(
-            f"median {getattr(volume, MEDIAN).get():.2f} A, from {getattr(volume, FINEST).get():.2f} to",
+            f"median {getattr(volume, MEDIAN).get():.2f} A, from "
+            f"{getattr(volume, FINEST).get():.2f} to",
             summary,
         )
         for words in (
@@ -197,7 +198,7 @@ class TestLocalResolution(DeepResTest):
     def test_failure_says_why_and_leaves_nothing(self):
         prot = self.protocol(
             network=NETWORK_FILE,
-            networkFile=writeMap(self.getOutputPath("no_network.npz"), self.half1),
+            networkFile=write_map(self.getOutputPath("no_network.npz"), self.half1),
         )
         message = self.fails(prot)
         self.assertIn("deepemhancer failed: ", message)
@@ -236,7 +237,7 @@ class TestLocalResolution(DeepResTest):
         resolution = np.zeros(SHAPE)
         resolution[20:30, 10:16, 8:16] = np.linspace(3, 5, 8)
         figure = Figure()
-        figures.resolution_slices(figure, self.half1, resolution, RATE)
+        figures.draw_resolution_slices(figure, self.half1, resolution, RATE)
         coloured = [axes.images[1] for axes in figure.get_axes() if len(axes.images) == 2]
         self.assertEqual(
             [image.get_array().count() for image in coloured], [6 * 8, 10 * 8, 10 * 6]
@@ -261,18 +262,18 @@ class TestLocalResolution(DeepResTest):
         self.assertEqual(steps, sorted(steps))
         np.testing.assert_allclose(
             steps[2::4],
-            figures.colour_limits(mrcfile.read(self.prot.ResolutionVolume.getFileName())),
+            figures.find_colour_limits(mrcfile.read(self.prot.ResolutionVolume.getFileName())),
             atol=1e-3,
         )
 
     def test_colours_reach_just_outside_of_the_mask(self):
         resolution = np.zeros((9, 9, 20))
         resolution[4, 4, 4:6] = 3, 4
-        chimera.writeColours(self.getOutputPath("colours.mrc"), resolution, RATE)
+        chimera.write_colours(self.getOutputPath("colours.mrc"), resolution, RATE)
         colours = mrcfile.read(self.getOutputPath("colours.mrc"))
         np.testing.assert_array_equal(colours[4, 4, :12], [0, 3, 3, 3, 3, 4, 4, 4, 4, 0, 0, 0])
 
-    @needsScreen
+    @needs_screen
     def test_windows(self):
         """Form and viewer in real windows; the pictures are left in the test's output folder."""
         with Screen():
@@ -311,7 +312,7 @@ class TestLocalResolution(DeepResTest):
                     ),
                 ):
                     form.root.geometry("+20+20")
-                    width, _, colours = photograph(form.root, self.getOutputPath(f"{name}.png"))
+                    width, _, colours = take_picture(form.root, self.getOutputPath(f"{name}.png"))
                     self.assertGreater(width, 200, name)
                     self.assertGreater(colours, 10, name)  # an empty window has few
                     form.root.destroy()

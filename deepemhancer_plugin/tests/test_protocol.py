@@ -1,4 +1,4 @@
-"""The protocol: every kind of input, normalisation and model; wrong inputs; continue, restart, export and import."""
+"""The protocol: every kind of input, normalisation and model, wrong inputs, continue, export."""
 
 import contextlib
 import json
@@ -28,9 +28,10 @@ from deepemhancer_plugin.constants import (
 )
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import ProtDeepEMhancer
-from deepemhancer_plugin.tests.base import CHECKOUT, RATE, SHAPE, SHIFTS, EnhanceTest, writeMap
+from deepemhancer_plugin.protocols.maps import strip_format
+from deepemhancer_plugin.tests.base import CHECKOUT, RATE, SHAPE, SHIFTS, EnhanceTest, write_map
 
-CHECKPOINT_WRITER = CHECKOUT / "tests" / "official_checkpoint.py"
+CHECKPOINT_WRITER = CHECKOUT / "tests" / "helpers" / "official_checkpoint.py"
 
 # Xmipp's protocol, so that its workflows carry over by changing the class name
 XMIPP_PARAMETERS = {
@@ -115,7 +116,7 @@ class TestForm(EnhanceTest):
 
     def test_half_maps_differ(self):
         other = self.importVolume(
-            writeMap(self.getOutputPath("odd.mrc"), self.half1[:-1, :, 1:]), shifts=None
+            write_map(self.getOutputPath("odd.mrc"), self.half1[:-1, :, 1:]), shifts=None
         )
         coarse = self.importVolume(self.paths[2], rate=2.0, shifts=None)
         halves = {
@@ -131,13 +132,13 @@ class TestForm(EnhanceTest):
 
     def test_image_instead_of_volume(self):
         flat = self.importVolume(
-            writeMap(self.getOutputPath("flat.mrc"), self.half1[:1]), shifts=None
+            write_map(self.getOutputPath("flat.mrc"), self.half1[:1]), shifts=None
         )
         self.assertIn("is not a volume", self.errors(inputVolume=flat))
 
     def test_map_deleted(self):
-        volume = self.importVolume(writeMap(self.getOutputPath("short-lived.mrc"), self.half1))
-        os.remove(volume.getFileName().removesuffix(":mrc"))
+        volume = self.importVolume(write_map(self.getOutputPath("short-lived.mrc"), self.half1))
+        os.remove(strip_format(volume.getFileName()))
         self.assertIn("does not exist", self.errors(inputVolume=volume))
 
     def test_mask(self):
@@ -193,7 +194,7 @@ class TestForm(EnhanceTest):
         )
 
     def test_gpu_arguments(self):
-        """The executor's numbers are handed on: those of the form, or in a queue those that count the job's own GPUs."""
+        """The executor's numbers are handed on; in a queue they count the job's own GPUs."""
 
         class Executor:
             def __init__(self, gpus):
@@ -249,7 +250,7 @@ class TestForm(EnhanceTest):
         )  # a single map has nothing to be compared with
 
     def test_continue_sees_what_changed(self):
-        """A step that must run again, and those after it, have other arguments than in the run before."""
+        """Steps that must run again have other arguments than in the run before."""
 
         def steps(**arguments):
             prot = self.protocol(
@@ -271,7 +272,7 @@ class TestForm(EnhanceTest):
             ({"performCleaningStep": True}, [False, True, False]),
         ):  # the output's file is the same
             self.assertEqual(
-                [one != two for one, two in zip(steps(), steps(**arguments), strict=True)],
+                [one != two for one, two in zip(steps(), steps(**arguments))],
                 changed,
                 arguments,
             )
@@ -307,7 +308,7 @@ class TestEnhance(EnhanceTest):
     """Real runs in the inference environment."""
 
     def checkOutput(self, prot, volume=None):
-        """The output is a map of the input's geometry, in the object and in the file, and related to the input."""
+        """Check that the output has the input's geometry, in the object and in the file."""
         volume = volume or prot.Volume
         self.assertIsInstance(volume, Volume)
         self.assertEqual(volume.getDim(), SHAPE[::-1])
@@ -422,7 +423,9 @@ class TestEnhance(EnhanceTest):
     def insteadOfTheProgram(self, command):
         """The runs start a shell command in the place of the program."""
         activation = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION]
-        python = f"""python() {{ case "$1" in *launcher.py) {command};; *) command python "$@";; esac; }}"""
+        python = (
+            f'python() {{ case "$1" in *launcher.py) {command};; *) command python "$@";; esac; }}'
+        )
         os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"{activation} && {python}"
         yield
         os.environ[DEEPEMHANCER_ENV_ACTIVATION] = activation
@@ -457,7 +460,7 @@ class TestEnhance(EnhanceTest):
         self.assertRegex(message, r"(?i)gpu")
 
     def test_map_without_an_origin_keeps_its_header(self):
-        path = writeMap(self.getOutputPath("header.mrc"), self.half1, origin=(1.0, 2.0, 3.0))
+        path = write_map(self.getOutputPath("header.mrc"), self.half1, origin=(1.0, 2.0, 3.0))
         prot = self.enhance(inputVolume=self.importVolume(path, shifts=None))
         with mrcfile.open(prot.Volume.getFileName()) as mrc:
             self.assertEqual(mrc.header.origin.tolist(), (1.0, 2.0, 3.0))
@@ -470,7 +473,7 @@ class TestEnhance(EnhanceTest):
         os.makedirs(folder, exist_ok=True)
         rng = np.random.default_rng(3)
         for name, scale in (("a", 1), ("b", 2)):
-            writeMap(f"{folder}/{name}.mrc", scale * self.half1 + rng.normal(0, 0.01, SHAPE))
+            write_map(f"{folder}/{name}.mrc", scale * self.half1 + rng.normal(0, 0.01, SHAPE))
         volumes = self.importVolume(f"{folder}/*.mrc")
         self.assertIsInstance(volumes, SetOfVolumes)
         prot = self.enhance(inputVolume=volumes, numberOfThreads=3)
@@ -478,7 +481,7 @@ class TestEnhance(EnhanceTest):
         self.assertAlmostEqual(prot.Volumes.getSamplingRate(), RATE)
         names = set()
         for volume, source in zip(
-            prot.Volumes.iterItems(iterate=False), volumes.iterItems(iterate=False), strict=True
+            prot.Volumes.iterItems(iterate=False), volumes.iterItems(iterate=False)
         ):
             self.assertEqual(volume.getObjId(), source.getObjId())
             np.testing.assert_allclose(volume.getOrigin().getShifts(), SHIFTS)
@@ -517,19 +520,19 @@ class TestEnhance(EnhanceTest):
         self.assertRegex("\n".join(prot.summary()), r"Noise: .* \(from outside the mask\)")
 
     def test_soft_mask_is_made_binary(self):
-        from deepemhancer_plugin.protocols.maps import writeBinaryMask
+        from deepemhancer_plugin.protocols.maps import write_binary_mask
 
         soft = self.mask * 0.75 + 0.1
         source, target = (
-            writeMap(self.getOutputPath("soft.mrc"), soft),
+            write_map(self.getOutputPath("soft.mrc"), soft),
             self.getOutputPath("hard.mrc"),
         )
-        writeBinaryMask((0, source), target, 0.5)
+        write_binary_mask(0, source, target, 0.5)
         np.testing.assert_array_equal(mrcfile.read(target) > 0, self.mask)
         with self.assertRaisesRegex(Exception, "no voxel lies above the mask threshold 2"):
-            writeBinaryMask((0, source), target, 2)
+            write_binary_mask(0, source, target, 2)
         with self.assertRaisesRegex(Exception, "every voxel lies above"):
-            writeBinaryMask((0, source), target, 0)
+            write_binary_mask(0, source, target, 0)
 
 
 @unittest.skipUnless(CHECKPOINT_WRITER.exists(), "needs the source: run the tests in a checkout")
@@ -543,11 +546,11 @@ class TestOfficial(EnhanceTest):
         folder = os.path.join(cls.models, "production_checkpoints")
         os.makedirs(folder, exist_ok=True)
         code = (
-            f"import sys; sys.path.insert(0, {str(CHECKPOINT_WRITER.parent)!r}); import official_checkpoint as o;"
-            f"o.write_small({folder + '/deepEMhancer_tightTarget.hd5'!r}, seed=1);"
-            f"o.write_small({folder + '/deepEMhancer_wideTarget.hd5'!r}, seed=2);"
-            f"o.write_small({folder + '/deepEMhancer_masked.hd5'!r}, seed=3,"
-            f" normalization=o.norm_fun('inputNormalizationWithMask_2'))"
+            f"import sys; sys.path.insert(0, {str(CHECKPOINT_WRITER.parent)!r}); import "
+            f"official_checkpoint as o;o.write_small({folder + '/deepEMhancer_tightTarget.hd5'!r}, "
+            f"seed=1);o.write_small({folder + '/deepEMhancer_wideTarget.hd5'!r}, "
+            f"seed=2);o.write_small({folder + '/deepEMhancer_masked.hd5'!r}, seed=3, "
+            "normalization=o.norm_fun('inputNormalizationWithMask_2'))"
         )
         command = f"{Plugin.getActivation()} && python -c {shlex.quote(code)}"
         subprocess.run(["bash", "-c", command], check=True, env=Plugin.getEnviron())

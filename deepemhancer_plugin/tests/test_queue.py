@@ -1,6 +1,6 @@
-"""The protocol in a queue: a real SLURM of one node with two pretend GPUs (`.ci/scipion slurm` installs and starts it).
+"""The protocol in a queue: a real SLURM of one node with two pretend GPUs, see `.ci/scipion slurm`.
 
-The GPUs are pretended, so a small program stands between the activation and Python: it writes down which GPU the queue gave to
+A small program stands between the activation and Python: it writes down which GPU the queue gave to
 the job and which one the program was told to use, and lets the program run on the CPU instead.
 """
 
@@ -17,7 +17,7 @@ from pyworkflow.protocol.constants import STATUS_ABORTED
 
 from deepemhancer_plugin.constants import DEEPEMHANCER_ENV_ACTIVATION, WEIGHTS_FILE
 from deepemhancer_plugin.plugin import Plugin
-from deepemhancer_plugin.tests.base import CHECKOUT, SHAPE, EnhanceTest, writeMap
+from deepemhancer_plugin.tests.base import CHECKOUT, SHAPE, EnhanceTest, write_map
 
 HOSTS = CHECKOUT / "docs" / "hosts.conf"
 QUEUE = {
@@ -35,7 +35,8 @@ if arguments and arguments[0].endswith("launcher.py"):
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     at = arguments.index("-g") + 1
     used = [visible[int(i)] if int(i) < len(visible) else "none" for i in arguments[at].split(",")]
-    record = {{"job": os.environ.get("SLURM_JOB_ID"), "given": visible, "used": used, "start": time.time()}}
+    job = os.environ.get("SLURM_JOB_ID")
+    record = {{"job": job, "given": visible, "used": used, "start": time.time()}}
     arguments[at] = "-1"
     path = os.path.join({folder!r}, "%s.json" % record["job"])
     with open(path, "w") as file:
@@ -50,7 +51,7 @@ os.execv({python!r}, [{python!r}, *arguments])
 """
 
 
-def slurmRuns():
+def slurm_runs():
     return (
         shutil.which("sinfo")
         and subprocess.run(["sinfo", "-h"], capture_output=True).stdout.strip()
@@ -58,7 +59,7 @@ def slurmRuns():
 
 
 @unittest.skipUnless(
-    slurmRuns(), "no SLURM answers here: as root, on a throw-away machine, run `.ci/scipion slurm`"
+    slurm_runs(), "no SLURM answers here: as root, on a throw-away machine, run `.ci/scipion slurm`"
 )
 @unittest.skipUnless(
     HOSTS.exists(),
@@ -91,7 +92,7 @@ class TestSlurm(EnhanceTest):
 
     @classmethod
     def record(cls, pause):
-        """Puts the recorder in the place of the environment's Python; it waits `pause` seconds before it goes on."""
+        """Put the recorder in the place of Python; it waits `pause` seconds first."""
         which = ["bash", "-c", f"{cls.saved[0]} && command -v python"]
         python = subprocess.run(which, capture_output=True, text=True, check=True).stdout.strip()
         program = cls.bin / "python"
@@ -126,7 +127,9 @@ class TestSlurm(EnhanceTest):
         self.assertEqual(len(records), expected)
         for record in records:
             print(
-                f"\n| {record['job']} | {','.join(record['given'])} | {','.join(record['used'])} | {record['wall']:.0f} s |",
+                "\n"
+                f"| {record['job']} | {','.join(record['given'])} | {','.join(record['used'])} | "
+                f"{record['wall']:.0f} s |",
                 end="",
             )
         return records
@@ -149,7 +152,7 @@ class TestSlurm(EnhanceTest):
         folder = self.getOutputPath("set")
         os.makedirs(folder, exist_ok=True)
         for name in "ab":
-            writeMap(f"{folder}/{name}.mrc", self.half1)
+            write_map(f"{folder}/{name}.mrc", self.half1)
         volumes = self.importVolume(f"{folder}/*.mrc")
         prot = self.wait(self.submit("Y", inputVolume=volumes, gpuList="0 1", numberOfThreads=3))
         self.assertTrue(prot.isFinished(), prot.getErrorMessage())
@@ -162,7 +165,7 @@ class TestSlurm(EnhanceTest):
         self.assertLess(abs(records[0]["start"] - records[1]["start"]), 10)
 
     def test_failing_job(self):
-        """As one job and by steps: the protocol ends as failed, the reason is in its message and in its log."""
+        """As one job and by steps, the protocol fails; its message and its log say why."""
         weights = self.getOutputPath("broken.hd5")
         Path(weights).write_text("no weights")
         submitted = [
@@ -189,9 +192,9 @@ class TestSlurm(EnhanceTest):
                 self.proj.stopProtocol(prot)
                 self.assertEqual(prot.getStatus(), STATUS_ABORTED)
                 end = time.time() + 30
-                while queued(jobs) and time.time() < end:
+                while list_jobs(jobs) and time.time() < end:
                     time.sleep(1)
-                self.assertEqual(queued(jobs), "")
+                self.assertEqual(list_jobs(jobs), "")
                 self.assertEqual(list(Path(prot._getExtraPath()).glob("*.mrc")), [])
                 self.proj._updateProtocol(prot)
                 self.assertFalse(hasattr(prot, "Volume"))
@@ -201,7 +204,7 @@ class TestSlurm(EnhanceTest):
             self.record(pause=3)
 
 
-def queued(jobs):
+def list_jobs(jobs):
     return subprocess.run(
         ["squeue", "-h", "-j", ",".join(jobs)], capture_output=True, text=True
     ).stdout

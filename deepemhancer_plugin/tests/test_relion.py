@@ -1,4 +1,4 @@
-"""RELION's refinement with the enhancer: its form, what RELION is told, and a real refinement with RELION where it is installed."""
+"""RELION's refinement with the enhancer: form, command line, and a real refinement with RELION."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from pwem.protocols import ProtImportParticles
 from deepemhancer_plugin.constants import MODEL_WIDE, WEIGHTS_FILE, WEIGHTS_OFFICIAL
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import ProtRelionRefineDeepEMhancer
-from deepemhancer_plugin.tests.base import CHECKOUT, EnhanceTest, writeMap
+from deepemhancer_plugin.tests.base import CHECKOUT, EnhanceTest, write_map
 
 PROGRAMS = ("relion_refine_mpi", "relion_external_reconstruct", "mpirun")
 missing = [name for name in PROGRAMS if not shutil.which(name)]
@@ -49,18 +49,18 @@ _rlnOpticsGroup #7
 """
 
 
-def blobs(seed=3):
+def place_blobs(seed=3):
     """Places (x, y, z) in A of a particle's blobs, from its centre: a chain with random turns."""
     places = np.cumsum(np.random.default_rng(seed).normal(0, 0.7 * PIXEL, (60, 3)), 0)
     return places - places.mean(0)
 
 
-def writeParticles(folder):
-    """Projections without CTF, with noise, and their star file; returns its path and that of the map."""
+def write_particles(folder):
+    """Write noisy projections without CTF, their star file and the map; return both paths."""
     rng = np.random.default_rng(0)
-    places = blobs()
+    places = place_blobs()
     axis = (np.arange(BOX) - BOX // 2) * PIXEL
-    density = gaussians(places, axis, axis, axis)
+    density = sum_gaussians(places, axis, axis, axis)
     angles = np.stack(
         [
             rng.uniform(-180, 180, NUMBER),
@@ -69,7 +69,9 @@ def writeParticles(folder):
         ],
         1,
     )
-    images = np.stack([gaussians((places @ matrix(*view).T)[:, :2], axis, axis) for view in angles])
+    images = np.stack(
+        [sum_gaussians((places @ rotation_matrix(*view).T)[:, :2], axis, axis) for view in angles]
+    )
     images += rng.normal(0, 2 * images.std(), images.shape)
     with mrcfile.new(
         f"{folder}/particles.mrcs", (images / images.std()).astype(np.float32), overwrite=True
@@ -83,10 +85,10 @@ def writeParticles(folder):
     Path(folder, "particles.star").write_text(
         STAR.format(pixel=PIXEL, box=BOX) + "\n".join(rows) + "\n"
     )
-    return f"{folder}/particles.star", writeMap(f"{folder}/reference.mrc", density, PIXEL)
+    return f"{folder}/particles.star", write_map(f"{folder}/reference.mrc", density, PIXEL)
 
 
-def gaussians(places, *axes, width=PIXEL):
+def sum_gaussians(places, *axes, width=PIXEL):
     """A sum of Gaussians, as wide as a voxel; places (n, d) as x, y(, z); axes as (z,) y, x."""
     factors = [
         np.exp(-((axis[None] - places[:, d, None]) ** 2) / (2 * width**2))
@@ -95,8 +97,8 @@ def gaussians(places, *axes, width=PIXEL):
     return np.einsum("nx,ny->yx" if len(axes) == 2 else "nx,ny,nz->zyx", *factors)
 
 
-def matrix(rot, tilt, psi):
-    """RELION's Euler angles in degrees as the matrix that turns places of the particle into those of the image."""
+def rotation_matrix(rot, tilt, psi):
+    """Turn places of the particle into those of the image by RELION's Euler angles (degrees)."""
     a, b, g = np.deg2rad([rot, tilt, psi])
 
     def about_z(angle):
@@ -112,7 +114,7 @@ def matrix(rot, tilt, psi):
 
 
 class RelionTest(EnhanceTest):
-    """A project with particles and a reference; RELION's programs are Debian's, or stand-ins that say what they were told."""
+    """A project with particles and a reference; RELION's programs are Debian's or stand-ins."""
 
     @classmethod
     def setUpClass(cls):
@@ -131,12 +133,13 @@ class RelionTest(EnhanceTest):
             "DEEPEMHANCER_RELION_LOCK": str(
                 cls.home / "lock"
             ),  # not to wait for other refinements of this machine
-            "SCIPION_MPI_FLAGS": "--oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none",
+            "SCIPION_MPI_FLAGS": "--oversubscribe --bind-to none "
+            "--mca btl_vader_single_copy_mechanism none",
         }
         cls.environ = {name: os.environ.get(name) for name in environ}
         os.environ.update(environ)
         Relion._vars["RELION_HOME"] = str(cls.home)
-        star, reference = writeParticles(cls.getOutputPath(""))
+        star, reference = write_particles(cls.getOutputPath(""))
         cls.reference = cls.importVolume(reference, shifts=None, rate=PIXEL)
         prot = cls.newProtocol(
             ProtImportParticles,
@@ -156,7 +159,7 @@ class RelionTest(EnhanceTest):
 
     @classmethod
     def programs(cls, **scripts):
-        """The programs in RELION_HOME: scripts in bash, or links to Debian's where the script is None."""
+        """Make the programs in RELION_HOME: bash scripts, or for None links to Debian's."""
         for path in (cls.home / "bin").iterdir():
             path.unlink()
         for name, script in scripts.items():
@@ -169,7 +172,7 @@ class RelionTest(EnhanceTest):
 
     @classmethod
     def refine(cls, **arguments):
-        """A refinement from the particles' own orientations: 3.7 degrees and local searches from the beginning."""
+        """Refine from the particles' own orientations, with local searches from the start."""
         return cls.newProtocol(
             ProtRelionRefineDeepEMhancer,
             **{
@@ -189,7 +192,8 @@ class RelionTest(EnhanceTest):
                 "numberOfMpi": 3,
                 "enhanceFrom": 3,
                 "enhancerGpus": "-1",
-                "extraParams": "--random_seed 7 --minimum_angular_sampling 3.5 --low_resol_join_halves 20",
+                "extraParams": "--random_seed 7 --minimum_angular_sampling 3.5 "
+                "--low_resol_join_halves 20",
                 **arguments,
             },
         )
@@ -197,11 +201,12 @@ class RelionTest(EnhanceTest):
 
 @unittest.skipUnless(find_spec("relion"), "scipion-em-relion is not installed")
 class TestForm(RelionTest):
-    """What RELION and the hook are told, with stand-ins for RELION's programs and for the inference environment."""
+    """What RELION and the hook are told, with stand-ins for both."""
 
     def setUp(self):
         self.programs(
-            relion_refine_mpi='echo "$@" >arguments; sh -c "$RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE x_external_reconstruct.star"; '
+            relion_refine_mpi='echo "$@" >arguments; '
+            'sh -c "$RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE x_external_reconstruct.star"; '
             'echo "{}" >>deepemhancer.jsonl',
             relion_external_reconstruct="",
         )
@@ -275,7 +280,7 @@ class TestForm(RelionTest):
         )
 
     def run_with(self, prot):
-        """Runs the steps that start RELION, in a folder with a blank in its name; returns what was printed."""
+        """Run RELION's step in a folder with a blank in its name; return what it printed."""
         self.saveProtocol(prot)
         folder = Path(self.getOutputPath("a folder"))
         folder.mkdir(exist_ok=True)
@@ -288,7 +293,7 @@ class TestForm(RelionTest):
         return folder, executor.output
 
     def test_hook(self):
-        """RELION's processes find the hook in their environment, and the hook starts the plugin's own program with the form's options."""
+        """RELION's processes find the hook, which runs the program with the form's options."""
         prot = self.refine(enhanceFrom=5, modelType=MODEL_WIDE)
         os.environ["PYTHONPATH"] = "/scipions/own"
         activation = Plugin._vars["DEEPEMHANCER_ENV_ACTIVATION"]
@@ -346,7 +351,10 @@ class TestForm(RelionTest):
     def test_failure_says_why(self):
         """The enhancer's own words, not mpirun's command; and what failed is not counted."""
         self.programs(
-            relion_refine_mpi="""echo '{"enhanced": true, "iteration": 5, "error": "no such weights"}' >>deepemhancer.jsonl; exit 1""",
+            relion_refine_mpi="""
+            echo '{"enhanced": true, "iteration": 5, "error": "no such weights"}' \
+                >>deepemhancer.jsonl
+            exit 1""",
             relion_external_reconstruct="",
         )
         prot = self.refine()
@@ -358,7 +366,8 @@ class TestForm(RelionTest):
 
     def test_halves_that_the_hook_left_to_relion_are_counted(self):
         self.programs(
-            relion_refine_mpi="""echo '{"enhanced": false, "iteration": 5, "kept": 0.3}' >>deepemhancer.jsonl""",
+            relion_refine_mpi="""
+            echo '{"enhanced": false, "iteration": 5, "kept": 0.3}' >>deepemhancer.jsonl""",
             relion_external_reconstruct="",
         )
         prot = self.refine()
@@ -401,10 +410,13 @@ import sys
 sys.modules["relion"] = None  # not to be imported
 from pwem import Domain
 protocols, viewers, wizards = Domain.getProtocols(), Domain.getViewers(), Domain.getWizards()
-assert "ProtDeepEMhancer" in protocols and "DeepEMhancerViewer" in viewers and "DeepEMhancerNoiseWizard" in wizards
+assert "ProtDeepEMhancer" in protocols
+assert "DeepEMhancerViewer" in viewers
+assert "DeepEMhancerNoiseWizard" in wizards
 cls = protocols["ProtRelionRefineDeepEMhancer"]
 prot = cls()
-print(prot.getParam("relionMissing").help.get(), *prot.validate(), *cls.validateInstallation(), *prot.summary(), sep="\\n")
+print(prot.getParam("relionMissing").help.get())
+print(*prot.validate(), *cls.validateInstallation(), *prot.summary(), sep="\\n")
 assert not cls.isInstalled()
 """
         done = subprocess.run(
@@ -427,7 +439,7 @@ class TestRefinement(RelionTest):
         self.programs(**dict.fromkeys(PROGRAMS[:2]))
 
     def test_refinement(self):
-        """Each half is enhanced once an iteration from the gate on; the iterations before and the joined one are RELION's."""
+        """Each half is enhanced once an iteration, but for the coarse ones and the last."""
         prot = self.refine(angularSamplingDeg=2)
         self.launchProtocol(prot)
         calls = prot._calls()
@@ -454,7 +466,7 @@ class TestRefinement(RelionTest):
             self.particles.getObjId(),
             [parent.getObjId() for parent in self.proj.getSourceParents(prot.outputVolume)],
         )
-        # The references of the next iteration are enhanced, with their solvent at zero; the final half maps are RELION's, with its noise.
+        # The references are enhanced, with solvent at zero; the final half maps are RELION's.
         solvent = np.ones((BOX,) * 3, bool)
         solvent[3:-3, 3:-3, 3:-3] = False
         reference = mrcfile.read(prot._getExtraPath(f"relion_it{last - 1:03d}_half1_class001.mrc"))

@@ -16,7 +16,7 @@ from deepemhancer_plugin.tests.base import PACKAGE, RATE, SHAPE, EnhanceTest
 PROJECT = "TestTemplateRun"
 
 
-def protocolsOf(path):
+def read_protocols(path):
     """The protocols of a template, with its fields' defaults filled in."""
     _, text = path.read_text().split("\n", 1)
     parts = text.split("~")
@@ -29,7 +29,7 @@ class TestTemplates(EnhanceTest):
         paths = sorted((PACKAGE / "templates").glob("*.json.template"))
         self.assertEqual(len(paths), 3)
         for path in paths:
-            for fields in protocolsOf(path):
+            for fields in read_protocols(path):
                 cls = Domain.getProtocols().get(fields["object.className"])
                 if cls is None:
                     self.assertTrue(

@@ -1,4 +1,4 @@
-"""The viewers: the numbers behind the figures, the figures, the script for ChimeraX; the form and the viewer in real windows."""
+"""The viewers: curves, figures, the script for ChimeraX; form and viewer in real windows."""
 
 import os
 import re
@@ -9,13 +9,13 @@ import numpy as np
 from pyworkflow.gui.plotter import Plotter
 
 from deepemhancer_plugin.tests.base import RATE, SHAPE, SHIFTS, EnhanceTest
-from deepemhancer_plugin.tests.screen import Screen, needsScreen, photograph
+from deepemhancer_plugin.tests.screen import Screen, needs_screen, take_picture
 from deepemhancer_plugin.viewers import DeepEMhancerViewer, chimera, spectra
 
 
 class TestSpectra(unittest.TestCase):
     def test_fsc_of_signal_and_noise(self):
-        """Two maps of the same signal power S and noise power N correlate as S / (S + N) in every shell."""
+        """Maps of signal power S and noise power N correlate as S / (S + N) in every shell."""
         rng = np.random.default_rng(0)
         signal = rng.normal(0, 2, (40, 42, 45))
         one, two = (signal + rng.normal(0, 1, signal.shape) for _ in range(2))
@@ -47,7 +47,7 @@ class TestSpectra(unittest.TestCase):
 
     def test_level_of_same_volume(self):
         volume = np.random.default_rng(0).normal(size=(10, 11, 12))
-        self.assertEqual((volume >= chimera.levelOfSameVolume(volume, 77)).sum(), 77)
+        self.assertEqual((volume >= chimera.match_level(volume, 77)).sum(), 77)
 
 
 class TestViewer(EnhanceTest):
@@ -105,7 +105,7 @@ class TestViewer(EnhanceTest):
         volume = np.zeros(SHAPE)
         volume[SHAPE[0] // 2, 10, 20] = 1  # in the central slice of z only
         figure = Figure()
-        figures.slices(figure, volume + np.random.default_rng(0).random(SHAPE), volume, RATE)
+        figures.draw_slices(figure, volume + np.random.default_rng(0).random(SHAPE), volume, RATE)
         images = [axes.images[0] for axes in figure.get_axes() if axes.images]
         self.assertEqual(len(images), 6)
         self.assertEqual({image.get_clim() for image in images}, {(-0.2, 1)})
@@ -115,12 +115,12 @@ class TestViewer(EnhanceTest):
         viewer = self.viewer()
         viewer._inputFiles = lambda: [[0, self.paths[0]]]
         self.assertIn("single map", viewer._showFsc()[0].getMessage())
-        if not os.path.exists(chimeraProgram()):
+        if not os.path.exists(find_chimera()):
             self.assertIn("scipion-em-chimera", viewer._showChimera()[0].getMessage())
 
-    @needsScreen
+    @needs_screen
     def test_windows(self):
-        """Project, form and viewer in real windows; the pictures are left in the test's output folder."""
+        """Project, form and viewer in real windows; their pictures stay in the output folder."""
         with Screen():
             # the order matters: form imports project
             from pyworkflow.gui.project.project import ProjectWindow  # isort: skip
@@ -129,7 +129,7 @@ class TestViewer(EnhanceTest):
             window = ProjectWindow(self.proj.path)
             try:
                 window.root.geometry("1300x800+10+10")
-                _, _, colours = photograph(window.root, self.getOutputPath("project.png"))
+                _, _, colours = take_picture(window.root, self.getOutputPath("project.png"))
                 self.assertGreater(colours, 50)
                 self.lookAtForm(FormWindow, window)
                 self.lookAtViewer(window)
@@ -161,7 +161,7 @@ class TestViewer(EnhanceTest):
             )
             form.root.geometry("+20+20")
             form.root.update()
-            width, height, colours = photograph(form.root, self.getOutputPath(f"{name}.png"))
+            width, height, colours = take_picture(form.root, self.getOutputPath(f"{name}.png"))
             self.assertGreater(width, 500)
             self.assertGreater(height, 400)
             self.assertGreater(colours, 20)  # an empty window has few
@@ -182,13 +182,13 @@ class TestViewer(EnhanceTest):
             visualizeMode=True,
         )
         form.root.geometry("+20+20")
-        width, _, colours = photograph(form.root, self.getOutputPath("viewer.png"))
+        width, _, colours = take_picture(form.root, self.getOutputPath("viewer.png"))
         self.assertGreater(width, 200)
         self.assertGreater(colours, 10)
         form.root.destroy()
 
 
-def chimeraProgram():
+def find_chimera():
     from pwem.viewers.viewer_chimera import Chimera
 
     return Chimera.getProgram() or ""

@@ -4,7 +4,7 @@ import numpy as np
 from pwem import Domain
 
 from deepemhancer_plugin.constants import NORMALIZATION_STATS
-from deepemhancer_plugin.tests.base import SHAPE, EnhanceTest, writeMap
+from deepemhancer_plugin.tests.base import SHAPE, EnhanceTest, write_map
 from deepemhancer_plugin.wizards import wizard_enhance as wizards
 
 
@@ -56,7 +56,7 @@ class TestWizards(EnhanceTest):
         self.assertIn("Choose the input", self.shown[0])
 
     def test_noise_of_constant_map(self):
-        flat = self.importVolume(writeMap(self.getOutputPath("zeros.mrc"), np.zeros(SHAPE)))
+        flat = self.importVolume(write_map(self.getOutputPath("zeros.mrc"), np.zeros(SHAPE)))
         wizards.DeepEMhancerNoiseWizard().show(Form(self.protocol(inputVolume=flat)))
         self.assertEqual(len(self.shown), 1)
         self.assertNotIn("Traceback", self.shown[0])
@@ -68,9 +68,9 @@ class TestWizards(EnhanceTest):
         self.assertIn(f"{100 * self.mask.mean():.1f} %", self.shown[0])
 
     def test_batch_size(self):
-        self.assertEqual(wizards.batchSize(0), 1)
-        self.assertEqual(wizards.batchSize(5 * wizards.WINDOW_BYTES), 4)
-        self.assertEqual(wizards.batchSize(1e12), wizards.LARGEST_BATCH)
+        self.assertEqual(wizards.choose_batch_size(0), 1)
+        self.assertEqual(wizards.choose_batch_size(5 * wizards.WINDOW_BYTES), 4)
+        self.assertEqual(wizards.choose_batch_size(1e12), wizards.MAX_BATCH_SIZE)
         wizards.DeepEMhancerBatchWizard().show(Form(self.protocol()))
         self.assertIn("on the CPU", self.shown[0])
 

@@ -1,6 +1,6 @@
 """Viewers of the plugin."""
 
-from .viewer_enhance import DeepEMhancerViewer
-from .viewer_localres import DeepResViewer
+from deepemhancer_plugin.viewers.viewer_enhance import DeepEMhancerViewer
+from deepemhancer_plugin.viewers.viewer_localres import DeepResViewer
 
 __all__ = ["DeepEMhancerViewer", "DeepResViewer"]

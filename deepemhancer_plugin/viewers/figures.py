@@ -1,4 +1,7 @@
-"""What the viewer shows, drawn on a matplotlib figure. Maps are arrays (z, y, x), sampling rates in A/voxel."""
+"""Figures of the viewers, drawn with matplotlib.
+
+Maps are arrays (z, y, x), sampling rates are in A/voxel.
+"""
 
 import numpy as np
 
@@ -10,22 +13,21 @@ RESOLUTION_COLOURS = "turbo"  # blue: fine, red: coarse
 VIEWS = (("z", "x", "y"), ("y", "x", "z"), ("x", "y", "z"))  # cut across, horizontal, vertical
 
 
-def scaled(volume):
-    """The map over its own 99.9th percentile: an enhanced map has other units than its input."""
+def normalize(volume):
+    """Divide a map by its 99.9th percentile: an enhanced map has other units than its input."""
     top = np.percentile(volume, 99.9)
     return volume / top if top > 0 else volume
 
 
-def slices(figure, before, after, rate):
-    """The central slices of both maps on one scale."""
-    maps = scaled(before), scaled(after)
+def draw_slices(figure, before, after, rate):
+    """Draw the central slices of both maps on one scale."""
+    maps = normalize(before), normalize(after)
     axes = figure.subplots(2, 3, squeeze=False)
-    for row, (name, volume) in enumerate(zip(NAMES, maps, strict=True)):
+    for row, (name, volume) in enumerate(zip(NAMES, maps)):
         for column, (cut, horizontal, vertical) in enumerate(VIEWS):
             axis = "zyx".index(cut)
-            plane = np.take(
-                volume, volume.shape[axis] // 2, axis
-            )  # rows: the first of the two remaining axes of z, y, x
+            # Rows are the first of the two remaining axes of z, y, x.
+            plane = np.take(volume, volume.shape[axis] // 2, axis)
             extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
             image = axes[row, column].imshow(
                 plane,
@@ -44,8 +46,11 @@ def slices(figure, before, after, rate):
     bar.set_label("density / 99.9th percentile of the map", fontsize=9)
 
 
-def fourier_shell_correlation(figure, half1, half2, rate):
-    """The half maps' FSC. The enhanced map has none: it is one map, and the solvent's zeros would feign correlation."""
+def draw_fsc(figure, half1, half2, rate):
+    """Draw the FSC of the half maps.
+
+    An enhanced map has none: it is one map, and the zeros of its solvent would feign correlation.
+    """
     frequencies, correlation = spectra.fsc(half1, half2, rate)
     axes = figure.subplots()
     axes.plot(frequencies, correlation, color=BEFORE, label="half map 1 against half map 2")
@@ -54,15 +59,15 @@ def fourier_shell_correlation(figure, half1, half2, rate):
     axes.set_ylim(min(-0.1, correlation.min()), 1.05)
     axes.set_ylabel("Fourier shell correlation")
     axes.set_title("FSC between the half maps, without a mask")
-    _resolution_axis(axes, frequencies)
+    _label_frequencies(axes, frequencies)
     axes.legend(frameon=False)
 
 
-def amplitude_profile(figure, before, after, rate):
-    """Guinier's plot: the logarithm of the amplitudes against 1/d^2; a steeper fall is a greater B-factor."""
+def draw_amplitude_profile(figure, before, after, rate):
+    """Draw the Guinier plot: ln F against 1/d^2; a steeper fall is a greater B factor."""
     axes = figure.subplots()
-    for name, volume, colour in zip(NAMES, (before, after), (BEFORE, AFTER), strict=True):
-        frequencies, amplitude = spectra.amplitudes(scaled(volume), rate)
+    for name, volume, colour in zip(NAMES, (before, after), (BEFORE, AFTER)):
+        frequencies, amplitude = spectra.amplitudes(normalize(volume), rate)
         seen = (frequencies > 0) & (amplitude > 0)
         axes.plot(frequencies[seen] ** 2, np.log(amplitude[seen]), color=colour, label=name)
     axes.set_xlim(left=0)
@@ -70,26 +75,31 @@ def amplitude_profile(figure, before, after, rate):
     axes.set_ylabel("ln F")
     axes.set_title("Amplitude profile")
     top = axes.secondary_xaxis("top")
-    marks = [d for d in (20, 10, 7, 5, 4, 3.5, 3, 2.5, 2, 1.5, 1) if 1 / d <= frequencies[-1]]
-    top.set_xticks([1 / d**2 for d in marks][-6:], [f"{d:g}" for d in marks][-6:])
+    marks = [d for d in (20, 10, 7, 5, 4, 3.5, 3, 2.5, 2, 1.5, 1) if 1 / d <= frequencies[-1]][-6:]
+    top.set_xticks([1 / d**2 for d in marks], [f"{d:g}" for d in marks])
     top.set_xlabel("d (Å)")
     axes.legend(frameon=False)
 
 
-def histogram(figure, before, after):
-    """How often each density occurs; an enhanced map has nearly all its voxels at the solvent's value."""
+def draw_histogram(figure, before, after):
+    """Draw how often each density occurs.
+
+    Nearly all voxels of an enhanced map have the solvent's value.
+    """
     axes = figure.subplots()
     bins = np.linspace(-1, 2, 121)
-    for name, volume, colour in zip(NAMES, (before, after), (BEFORE, AFTER), strict=True):
+    for name, volume, colour in zip(NAMES, (before, after), (BEFORE, AFTER)):
         axes.hist(
-            np.clip(scaled(volume).ravel(), -1, 2),
+            np.clip(normalize(volume).ravel(), -1, 2),
             bins=bins,
             histtype="stepfilled",
             alpha=0.35,
             color=colour,
             label=name,
         )
-        axes.hist(np.clip(scaled(volume).ravel(), -1, 2), bins=bins, histtype="step", color=colour)
+        axes.hist(
+            np.clip(normalize(volume).ravel(), -1, 2), bins=bins, histtype="step", color=colour
+        )
     axes.set_yscale("log")
     axes.set_xlim(-1, 2)
     axes.set_xlabel("density / 99.9th percentile of the map")
@@ -98,38 +108,49 @@ def histogram(figure, before, after):
     axes.legend(frameon=False)
 
 
-def _resolution_axis(axes, frequencies):
+def _label_frequencies(axes, frequencies):
     marks = np.linspace(0, frequencies[-1], 7)[1:]
     axes.set_xticks(marks, [f"1/{1 / mark:.2g}" for mark in marks])
     axes.set_xlim(0, frequencies[-1])
     axes.set_xlabel("spatial frequency (1/Å)")
 
 
-def colour_limits(resolution):
-    """The resolutions (A) at the ends of the colour scale: nearly all of those in the mask, half an A apart at least."""
+def find_colour_limits(resolution):
+    """Return the resolutions (A) at the ends of the colour scale, at least 0.5 A apart.
+
+    Args:
+        resolution: Local resolution in A, zero outside the mask.
+    """
     low, high = np.percentile(resolution[resolution > 0], (2, 98))
     return low, max(high, low + 0.5)
 
 
-def resolution_slices(figure, volume, resolution, rate):
-    """Slices of a map in grey through the middle of the mask, and over it the resolution (A; zero outside of the mask) in colours."""
+def draw_resolution_slices(figure, volume, resolution, rate):
+    """Draw slices of a map through the middle of the mask, coloured by resolution.
+
+    Args:
+        figure: matplotlib Figure.
+        volume: Map, drawn in grey.
+        resolution: Local resolution in A, zero outside the mask.
+        rate: A/voxel.
+    """
     inside = resolution > 0
-    low, high = colour_limits(resolution)
+    low, high = find_colour_limits(resolution)
     axes = figure.subplots(1, 3)
-    for axes_, (cut, horizontal, vertical) in zip(axes, VIEWS, strict=True):
+    for ax, (cut, horizontal, vertical) in zip(axes, VIEWS):
         axis = "zyx".index(cut)
         position = int(np.argwhere(inside)[:, axis].mean().round())
         grey, plane = (np.take(map_, position, axis) for map_ in (volume, resolution))
         extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
         shared = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-        axes_.imshow(
+        ax.imshow(
             grey,
             cmap="gray_r",
             vmin=np.percentile(volume, 1),
             vmax=np.percentile(volume, 99.9),
             **shared,
         )
-        image = axes_.imshow(
+        image = ax.imshow(
             np.ma.masked_equal(plane, 0),
             cmap=RESOLUTION_COLOURS,
             vmin=low,
@@ -137,28 +158,33 @@ def resolution_slices(figure, volume, resolution, rate):
             alpha=0.85,
             **shared,
         )
-        axes_.set_title(f"{cut} = {position * rate:.0f} Å", fontsize=10)
-        axes_.set_xlabel(f"{horizontal} (Å)", fontsize=9)
-        axes_.set_ylabel(f"{vertical} (Å)", fontsize=9)
-        axes_.tick_params(labelsize=8)
+        ax.set_title(f"{cut} = {position * rate:.0f} Å", fontsize=10)
+        ax.set_xlabel(f"{horizontal} (Å)", fontsize=9)
+        ax.set_ylabel(f"{vertical} (Å)", fontsize=9)
+        ax.tick_params(labelsize=8)
     bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02, extend="both")
     bar.solids.set_alpha(1)
     bar.set_label("local resolution (Å)", fontsize=9)
 
 
-def resolution_histogram(figure, resolutions):
-    """How many voxels of the mask have each resolution; `resolutions`: maps in A, zero outside of the mask, by their names."""
+def draw_resolution_histogram(figure, resolutions):
+    """Draw how many voxels of the mask have each resolution.
+
+    Args:
+        figure: matplotlib Figure.
+        resolutions: Maps of the local resolution in A, zero outside the mask, by their names.
+    """
     axes = figure.subplots()
     values = {name: map_[map_ > 0] for name, map_ in resolutions.items()}
     low, high = np.percentile(np.concatenate(list(values.values())), (0.5, 99.5))
     bins = np.linspace(np.floor(2 * low) / 2, np.ceil(2 * high) / 2, 61)
-    for (name, inside), colour in zip(values.items(), (AFTER, BEFORE), strict=False):
+    for (name, inside), colour in zip(values.items(), (AFTER, BEFORE)):
         median = np.median(inside)
-        share = np.full(len(inside), 100 / len(inside))
+        percent = np.full(len(inside), 100 / len(inside))
         axes.hist(
             np.clip(inside, bins[0], bins[-1]),
             bins=bins,
-            weights=share,
+            weights=percent,
             alpha=0.5,
             color=colour,
             label=f"{name}: median {median:.2f} Å",
@@ -171,8 +197,8 @@ def resolution_histogram(figure, resolutions):
     axes.legend(frameon=False)
 
 
-def picture(figure, pixels):
-    """A picture that the program drew."""
+def draw_picture(figure, pixels):
+    """Draw a picture of the program's."""
     axes = figure.add_axes([0, 0, 1, 1])
     axes.imshow(pixels)
     axes.set_axis_off()

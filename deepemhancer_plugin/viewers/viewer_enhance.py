@@ -1,4 +1,4 @@
-"""The viewer of the protocol: ChimeraX, and figures that need nothing but matplotlib."""
+"""Viewer of enhanced maps: ChimeraX, and figures that need nothing but matplotlib."""
 
 import os
 
@@ -11,6 +11,7 @@ from pyworkflow.protocol import params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
 from deepemhancer_plugin.protocols import ProtDeepEMhancer
+from deepemhancer_plugin.protocols.maps import make_locator
 from deepemhancer_plugin.viewers import chimera, figures
 
 
@@ -35,22 +36,24 @@ class DeepEMhancerViewer(ProtocolViewer):
             "showChimera",
             params.LabelParam,
             label="Maps in ChimeraX",
-            help="The enhanced map and, hidden at first, its input, in the same place; the contour level of the input "
-            "encloses as many voxels as that of the enhanced map.",
+            help="The enhanced map and, hidden at first, its input, in the same place; the "
+            "contour level of the input encloses as many voxels as that of the enhanced map.",
         )
         form.addParam(
             "showSlices",
             params.LabelParam,
             label="Central slices",
             help="Slices through the centre of the box before and after, on one scale.\n"
-            "Look for parts of the protein that are there before and gone after: then try the *wide target*.",
+            "Look for parts of the protein that are there before and gone after: then try the "
+            "*wide target*.",
         )
         form.addParam(
             "showFsc",
             params.LabelParam,
             label="FSC between the half maps",
-            help="The resolution of the input. The enhanced map has no resolution that could be measured: its solvent "
-            "is set to zero and its amplitudes are those that the network expects.",
+            help="The resolution of the input. The enhanced map has no resolution that could be "
+            "measured: its solvent is set to zero and its amplitudes are those that the "
+            "network expects.",
         )
         form.addParam(
             "showProfile",
@@ -74,36 +77,33 @@ class DeepEMhancerViewer(ProtocolViewer):
             "showHistogram": self._showHistogram,
         }
 
-    # --------------------------- the maps
     def _first(self):
         return self.protocol.Volumes.getFirstItem().getObjId()
 
     def _key(self):
+        """Return the number of the volume in the set, as text; "" for a single map."""
         return str(self.volumeNumber.get()) if self.protocol.isSet() else ""
 
     def _output(self):
-        """The enhanced Volume of Scipion."""
-        return (
-            self.protocol.Volumes[self.volumeNumber.get()]
-            if self.protocol.isSet()
-            else self.protocol.Volume
-        )
+        """Return the enhanced Volume."""
+        if self.protocol.isSet():
+            return self.protocol.Volumes[self.volumeNumber.get()]
+        return self.protocol.Volume
 
     def _inputFiles(self):
         return self.protocol.getInputFiles(self._key())
 
     def _before(self):
-        return np.mean([read(*location) for location in self._inputFiles()], axis=0)
+        return np.mean([read_map(*location) for location in self._inputFiles()], axis=0)
 
     def _after(self):
-        return read(0, self._output().getFileName())
+        return read_map(0, self._output().getFileName())
 
-    # --------------------------- the views
     def _showSlices(self, _param=None):
         return plot(
             self,
             "Central slices",
-            figures.slices,
+            figures.draw_slices,
             self._before(),
             self._after(),
             self._output().getSamplingRate(),
@@ -122,8 +122,8 @@ class DeepEMhancerViewer(ProtocolViewer):
         return plot(
             self,
             "FSC",
-            figures.fourier_shell_correlation,
-            *[read(*location) for location in files],
+            figures.draw_fsc,
+            *[read_map(*location) for location in files],
             self._output().getSamplingRate(),
         )
 
@@ -131,63 +131,75 @@ class DeepEMhancerViewer(ProtocolViewer):
         return plot(
             self,
             "Amplitude profile",
-            figures.amplitude_profile,
+            figures.draw_amplitude_profile,
             self._before(),
             self._after(),
             self._output().getSamplingRate(),
         )
 
     def _showHistogram(self, _param=None):
-        return plot(self, "Histogram", figures.histogram, self._before(), self._after())
+        return plot(self, "Histogram", figures.draw_histogram, self._before(), self._after())
 
     def _showChimera(self, _param=None):
-        return openScript(self, self.writeChimeraScript())
+        return open_script(self, self.writeChimeraScript())
 
     def writeChimeraScript(self):
-        """Writes the script for ChimeraX into the protocol's folder; returns its path."""
+        """Write the script for ChimeraX into the protocol's folder; return its path."""
         output = self._output()
         rate = output.getSamplingRate()
         axes = os.path.abspath(self.protocol._getExtraPath("axes.bild"))
         Chimera.createCoordinateAxisFile(output.getDim()[0], bildFileName=axes, sampling=rate)
         after = self._after()
-        threshold = chimera.level(after)
+        threshold = chimera.find_level(after)
         voxels = int((after > threshold).sum())
         maps = [
-            (name, "input", chimera.levelOfSameVolume(read(index, name), voxels))
+            (name, "input", chimera.match_level(read_map(index, name), voxels))
             for index, name in self._inputFiles()
             if index == 0
         ]
         maps.append((output.getFileName(), "enhanced", threshold))
         script = os.path.abspath(self.protocol._getExtraPath("enhanced.cxc"))
-        chimera.writeScript(script, axes, maps, rate, output.getOrigin(force=True).getShifts())
+        chimera.write_script(script, axes, maps, rate, output.getOrigin(force=True).getShifts())
         return script
 
 
 def plot(viewer, title, draw, *arguments, size=(7, 5)):
-    """The views of a figure that `draw` fills."""
+    """Draw a figure in a window.
+
+    Args:
+        viewer: Viewer of the protocol.
+        title: Title of the window.
+        draw: Function (figure, *arguments) that draws it.
+        *arguments: Its arguments.
+        size: Width and height in inches.
+
+    Returns:
+        The views that Scipion shows.
+    """
     plotter = EmPlotter(figsize=size, windowTitle=f"{title} - {viewer.protocol.getObjLabel()}")
-    plotter.tightLayoutOn = False  # the constrained layout leaves room for the colour bar
+    # The constrained layout leaves room for the colour bar.
+    plotter.tightLayoutOn = False
     plotter.getFigure().set_layout_engine("constrained")
     draw(plotter.getFigure(), *arguments)
     return [plotter]
 
 
-def openScript(viewer, script):
-    """The views of a script for ChimeraX; where ChimeraX is absent, a message that says where the script is."""
+def open_script(viewer, script):
+    """Return the view of a script for ChimeraX; without ChimeraX, a message with its place."""
     program = Chimera.getProgram()
     if not (program and os.path.exists(program)):
         return [
             viewer.errorMessage(
-                f"ChimeraX is not installed: install it with *scipion3 installp -p scipion-em-chimera*, "
-                f"or open {script} in your own.",
+                "ChimeraX is not installed: install it with *scipion3 installp -p "
+                f"scipion-em-chimera*, or open {script} in your own.",
                 "ChimeraX",
             )
         ]
     return [ChimeraView(script)]
 
 
-def read(index, name):
-    """A map as float32 array (z, y, x)."""
+def read_map(index, name):
+    """Read a map as float32 array (z, y, x)."""
     if index == 0 and name.lower().endswith((".mrc", ".map")):
         return np.asarray(mrcfile.read(name), np.float32)
-    return ImageHandler().read((index, name) if index else name).getData().astype(np.float32)
+    return ImageHandler().read(make_locator(index, name)).getData().astype(np.float32)

@@ -1,4 +1,4 @@
-"""The viewer of local resolution: slices, histogram, and the surface of the map in ChimeraX, all coloured by resolution."""
+"""Viewer of local resolution: slices, histogram, and the surface of the map in ChimeraX."""
 
 import os
 
@@ -10,7 +10,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 from deepemhancer_plugin.protocols import ProtDeepRes
 from deepemhancer_plugin.protocols.protocol_localres import LOCAL_FSC, RESOLUTION
 from deepemhancer_plugin.viewers import chimera, figures
-from deepemhancer_plugin.viewers.viewer_enhance import openScript, plot, read
+from deepemhancer_plugin.viewers.viewer_enhance import open_script, plot, read_map
 
 CHOICES = ["DeepRes", "local FSC of the half maps (0.5)"]
 
@@ -31,14 +31,15 @@ class DeepResViewer(ProtocolViewer):
                 choices=CHOICES,
                 default=0,
                 label="Local resolution",
-                help="Which of the two colours the slices and the surface. DeepRes tells what the map shows, the local FSC what the "
-                "half maps support.",
+                help="Which of the two colours the slices and the surface. DeepRes tells what "
+                "the map shows, the local FSC what the half maps support.",
             )
         form.addParam(
             "showChimera",
             params.LabelParam,
             label="Surface in ChimeraX",
-            help="The surface of the input map, coloured by resolution; grey where it lies outside of the mask.",
+            help="The surface of the input map, coloured by resolution; grey where it lies "
+            "outside of the mask.",
         )
         form.addParam(
             "showSlices",
@@ -57,8 +58,9 @@ class DeepResViewer(ProtocolViewer):
                 "showComparison",
                 params.LabelParam,
                 label="Claimed and supported",
-                help="What the map claims, by DeepRes, against what the half maps support, by their local FSC. Where the map claims "
-                "a finer resolution, it shows details that no data stand behind.",
+                help="What the map claims, by DeepRes, against what the half maps support, by "
+                "their local FSC. Where the map claims a finer resolution, it shows details "
+                "that no data stand behind.",
             )
 
     def _getVisualizeDict(self):
@@ -70,28 +72,28 @@ class DeepResViewer(ProtocolViewer):
         }
 
     def _compared(self):
+        """Tell whether the map was compared with its half maps."""
         return hasattr(self.protocol, LOCAL_FSC) and os.path.exists(
             self.protocol.getComparisonFile()
         )
 
-    # --------------------------- the maps
     def _name(self):
+        """Return the name of the output that is shown."""
         return LOCAL_FSC if hasattr(self, "which") and self.which.get() else RESOLUTION
 
     def _input(self):
-        """The map whose resolution it is, as (index, file name)."""
+        """Return the map whose resolution it is, as (index, file name)."""
         return self.protocol.getInputLocation()
 
     def _resolution(self, name):
-        return read(0, getattr(self.protocol, name).getFileName())
+        return read_map(0, getattr(self.protocol, name).getFileName())
 
-    # --------------------------- the views
     def _showSlices(self, _param=None):
         return plot(
             self,
             "Local resolution",
-            figures.resolution_slices,
-            read(*self._input()),
+            figures.draw_resolution_slices,
+            read_map(*self._input()),
             self._resolution(self._name()),
             self.protocol.ResolutionVolume.getSamplingRate(),
             size=(12, 4.6),
@@ -100,26 +102,26 @@ class DeepResViewer(ProtocolViewer):
     def _showHistogram(self, _param=None):
         resolutions = {
             title: self._resolution(name)
-            for name, title in zip((RESOLUTION, LOCAL_FSC), CHOICES, strict=True)
+            for name, title in zip((RESOLUTION, LOCAL_FSC), CHOICES)
             if hasattr(self.protocol, name)
         }
-        return plot(self, "Histogram", figures.resolution_histogram, resolutions)
+        return plot(self, "Histogram", figures.draw_resolution_histogram, resolutions)
 
     def _showComparison(self, _param=None):
         picture = imread(self.protocol.getComparisonFile())
         return plot(
             self,
             "Claimed and supported",
-            figures.picture,
+            figures.draw_picture,
             picture,
             size=(12, 12 * picture.shape[0] / picture.shape[1]),
         )
 
     def _showChimera(self, _param=None):
-        return openScript(self, self.writeChimeraScript())
+        return open_script(self, self.writeChimeraScript())
 
     def writeChimeraScript(self):
-        """Writes the script for ChimeraX, and the map that it colours by, into the protocol's folder; returns the script's path."""
+        """Write the script for ChimeraX, and the map that it colours by; return its path."""
         output = getattr(self.protocol, self._name())
         rate = output.getSamplingRate()
         axes, colours, script = (
@@ -128,20 +130,19 @@ class DeepResViewer(ProtocolViewer):
         )
         Chimera.createCoordinateAxisFile(output.getDim()[0], bildFileName=axes, sampling=rate)
         resolution = self._resolution(self._name())
-        chimera.writeColours(colours, resolution, rate)
+        chimera.write_colours(colours, resolution, rate)
         index, name = self._input()
-        volume = read(index, name)
-        if index or not name.lower().endswith(
-            (".mrc", ".map")
-        ):  # ChimeraX cannot tell a stack's volumes, nor read each format
+        volume = read_map(index, name)
+        # ChimeraX cannot tell the volumes of a stack apart, and does not read every format.
+        if index or not name.lower().endswith((".mrc", ".map")):
             name = os.path.abspath(self.protocol._getExtraPath("surface.mrc"))
-            chimera.writeMap(name, volume, rate)
-        chimera.writeResolutionScript(
+            chimera.write_map(name, volume, rate)
+        chimera.write_resolution_script(
             script,
             axes,
-            (name, chimera.level(volume)),
+            (name, chimera.find_level(volume)),
             colours,
-            figures.colour_limits(resolution),
+            figures.find_colour_limits(resolution),
             rate,
             output.getOrigin(force=True).getShifts(),
         )

@@ -1,4 +1,4 @@
-"""The wizards: noise statistics, mask threshold, batch size."""
+"""Wizards for the noise statistics, the mask threshold and the batch size."""
 
 import json
 import shlex
@@ -12,60 +12,82 @@ from pyworkflow.wizard import Wizard
 
 from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import ProtDeepEMhancer, ProtDeepRes
+from deepemhancer_plugin.protocols.maps import strip_format
 
 MEASURE = Path(__file__).with_name("measure.py")
-WINDOW_BYTES = (
-    700 * 2**20
-)  # of GPU memory for one window of 64 voxels a side, as the program counts
-LARGEST_BATCH = 32  # more does not make a GPU faster
+WINDOW_BYTES = 700 * 2**20  # of GPU memory for a window of 64 voxels a side, as the program counts
+MEMORY_FRACTION = 0.8
+MAX_BATCH_SIZE = 32  # more does not make a GPU faster
 
 
 def measure(*arguments):
-    """The answer of measure.py in the inference environment; raises ValueError with its message."""
-    command = (
-        f"{Plugin.getActivation()} && python {shlex.quote(str(MEASURE))} {shlex.join(arguments)}"
-    )
+    """Run measure.py in the inference environment.
+
+    Args:
+        *arguments: Its command line.
+
+    Returns:
+        The dictionary that it prints.
+
+    Raises:
+        ValueError: It failed; with its message.
+    """
+    script = f"python {shlex.quote(str(MEASURE))} {shlex.join(arguments)}"
     result = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, env=Plugin.getEnviron()
+        ["bash", "-c", f"{Plugin.getActivation()} && {script}"],
+        capture_output=True,
+        text=True,
+        env=Plugin.getEnviron(),
     )
     lines = result.stdout.strip().splitlines() or ["{}"]
-    answer = json.loads(lines[-1]) if lines[-1].startswith("{") else {}
+    values = json.loads(lines[-1]) if lines[-1].startswith("{") else {}
     if result.returncode != 0:
-        raise ValueError(
-            answer.get("error")
-            or (result.stderr.strip().splitlines() or ["the inference environment fails"])[-1]
-        )
-    return answer
+        messages = result.stderr.strip().splitlines() or ["the inference environment fails"]
+        raise ValueError(values.get("error") or messages[-1])
+    return values
 
 
-def noiseOf(volume, protocol):
-    """Noise statistics of the chosen map: on the difference of its half maps where it has them, else around the particle."""
+def measure_noise(volume, protocol):
+    """Measure the noise of the chosen map: on its half maps if it has them, else in the map.
+
+    Args:
+        volume: The input Volume, or half map 1.
+        protocol: The protocol with the input maps.
+
+    Returns:
+        A dictionary with the mean and the standard deviation, `std`.
+    """
     if protocol.separateHalves():
         files = [half.get().getFileName() for half in (protocol.inputHalf1, protocol.inputHalf2)]
     else:
         files = volume.getHalfMaps(asList=True) if volume.hasHalfMaps() else [volume.getFileName()]
-    return measure(
-        "noise", f"{volume.getSamplingRate():.8g}", *[name.replace(":mrc", "") for name in files]
-    )
+    return measure("noise", f"{volume.getSamplingRate():.8g}", *map(strip_format, files))
 
 
-def maskThreshold(volume):
-    """Half of the mask's height, where a soft edge has half its value; and the fraction of the box that lies above it."""
+def find_mask_threshold(volume):
+    """Find half of the mask's height, where a soft edge has half its value.
+
+    Returns:
+        The threshold, and the fraction of the box that lies above it.
+    """
     data = ImageHandler().read(volume.getFileName()).getData()
     threshold = float(data.min() + data.max()) / 2
     return threshold, float((data > threshold).mean())
 
 
-def batchSize(freeBytes):
-    """The windows that fit into four fifths of the memory, between 1 and LARGEST_BATCH."""
-    return int(min(max(0.8 * freeBytes // WINDOW_BYTES, 1), LARGEST_BATCH))
+def choose_batch_size(free_bytes):
+    """Return how many windows fit into most of the free memory, from 1 to MAX_BATCH_SIZE."""
+    return int(min(max(MEMORY_FRACTION * free_bytes // WINDOW_BYTES, 1), MAX_BATCH_SIZE))
 
 
 class DeepEMhancerNoiseWizard(Wizard):
+    """Measures the noise as the program does."""
+
     _targets = [(ProtDeepEMhancer, ["noiseMean", "noiseStd"])]  # noqa: RUF012  (Scipion's own attributes)
     _environments = [DESKTOP_TKINTER]  # noqa: RUF012
 
     def show(self, form, *_):
+        """Fill in the mean and the standard deviation of the noise."""
         protocol = form.protocol
         volume = (protocol.inputHalf1 if protocol.separateHalves() else protocol.inputVolume).get()
         if volume is None or (protocol.separateHalves() and protocol.inputHalf2.get() is None):
@@ -79,7 +101,7 @@ class DeepEMhancerNoiseWizard(Wizard):
             )
             return
         try:
-            noise = noiseOf(volume, protocol)
+            noise = measure_noise(volume, protocol)
         except ValueError as error:
             dialog.showError("Noise statistics", str(error), form.root)
             return
@@ -88,31 +110,36 @@ class DeepEMhancerNoiseWizard(Wizard):
 
 
 class DeepEMhancerMaskWizard(Wizard):
+    """Proposes a threshold that makes a mask binary."""
+
     _targets = [(ProtDeepEMhancer, ["maskThreshold"]), (ProtDeepRes, ["maskThreshold"])]  # noqa: RUF012
     _environments = [DESKTOP_TKINTER]  # noqa: RUF012
 
     def show(self, form, *_):
+        """Fill in half of the mask's height."""
         mask = form.protocol.inputMask.get()
         if mask is None:
             dialog.showError("Mask threshold", "Choose the mask first.", form.root)
             return
-        threshold, fraction = maskThreshold(mask)
+        threshold, fraction = find_mask_threshold(mask)
         form.setVar("maskThreshold", float(f"{threshold:.4g}"))
         dialog.showInfo(
             "Mask threshold",
             f"Half of the mask's height is {threshold:.4g}; {100 * fraction:.1f} % of the box lie "
-            f"above it. A tight mask of a particle holds 2 to 20 %.",
+            "above it. A tight mask of a particle holds 2 to 20 %.",
             form.root,
         )
 
 
 class DeepEMhancerBatchWizard(Wizard):
+    """Chooses the batch size by the free memory of the GPUs."""
+
     _targets = [(ProtDeepEMhancer, ["batch_size"])]  # noqa: RUF012
     _environments = [DESKTOP_TKINTER]  # noqa: RUF012
 
     def show(self, form, *_):
-        protocol = form.protocol
-        gpus = protocol.getGpuList()
+        """Fill in the batch size that fits on every chosen GPU."""
+        gpus = form.protocol.getGpuList()
         if not gpus:
             dialog.showInfo(
                 "Batch size",
@@ -125,4 +152,4 @@ class DeepEMhancerBatchWizard(Wizard):
         except ValueError as error:
             dialog.showError("Batch size", str(error), form.root)
             return
-        form.setVar("batch_size", batchSize(free))
+        form.setVar("batch_size", choose_batch_size(free))

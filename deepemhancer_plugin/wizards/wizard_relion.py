@@ -1,4 +1,7 @@
-"""The wizards of RELION's 3D auto-refine for the refinement with the enhancer: they look their parameters up by the protocol's class."""
+"""Gives the wizards of RELION's 3D auto-refine to the refinement with the enhancer.
+
+They find their parameters by the class of the protocol.
+"""
 
 from pyworkflow.wizard import Wizard
 
