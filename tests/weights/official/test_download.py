@@ -1,8 +1,12 @@
 """The downloader against a local server that truncates, stalls, forgets ranges, and lies."""
 
+import errno
+import fcntl
 import hashlib
 import io
 import json
+import os
+import pwd
 import threading
 import time
 import zipfile
@@ -18,7 +22,10 @@ CONTENTS = {name: name.encode() * 3000 for name in MEMBERS}
 
 
 def archive(extra=(), **changes):
-    """The zip file: the members, each possibly changed (None leaves it out), and further (name or ZipInfo, bytes)."""
+    """The zip file: the members, each possibly changed, and further (name or ZipInfo, bytes).
+
+    None in place of a member's content leaves it out.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as zipped:
         for name, data in CONTENTS.items():
@@ -47,7 +54,10 @@ def record(**changes):
 
 
 class Server:
-    """A Zenodo of one record. `behave(handler, number of the request)` may answer for the file itself, and then gives True."""
+    """A Zenodo of one record.
+
+    `behave(handler, number of the request)` may reply for the file itself, and then gives True.
+    """
 
     def __init__(self):
         self.data, self.md5, self.requests, self.ranges = archive(), None, [], True
@@ -102,7 +112,7 @@ class Server:
         self.url = self.root + "/record"
 
     def described(self):
-        md5 = self.md5 or hashlib.md5(self.data).hexdigest()
+        md5 = self.md5 or hashlib.md5(self.data, usedforsecurity=False).hexdigest()
         return {
             "files": [
                 entry("readme.txt", 3, "md5:0", self.root + "/other"),
@@ -148,6 +158,75 @@ def test_conventional_directory(server, tmp_path, monkeypatch):
         tmp_path
         / ".local/share/deepEMhancerModels/production_checkpoints/deepEMhancer_tightTarget.hd5"
     )
+
+
+def test_no_home_directory(server, monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    with pytest.raises(InputError, match="no such home directory; set HOME, or give"):
+        download(record_url=server.url)
+
+
+def test_second_download_at_once_is_refused(server, tmp_path):
+    asked, release = threading.Event(), threading.Event()
+
+    def wait(handler, number):
+        handler.serve(3000)
+        asked.set()
+        assert release.wait(10)
+        return True
+
+    server.behave = lambda handler, number: wait(handler, number) if number == 1 else False
+    first = threading.Thread(target=download, args=(str(tmp_path), server.url))
+    first.start()
+    try:
+        assert asked.wait(10)
+        with pytest.raises(InputError, match=r"\.zip\.part: another download is writing it"):
+            download(str(tmp_path), server.url)
+        assert len(server.requests) == 1
+    finally:
+        release.set()
+        first.join()
+    assert checkpoints(tmp_path) == CONTENTS
+
+
+def test_file_of_a_download_that_ends_meanwhile_is_not_written(tmp_path, monkeypatch):
+    path, lock = str(tmp_path / "part"), fcntl.flock
+
+    def remove_once(file, how):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        os.remove(path)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_once)
+    with module._open_partial(path) as file:
+        file.write(b"x")
+    assert (tmp_path / "part").read_bytes() == b"x"
+
+
+def test_file_system_without_locks(server, tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    download(str(tmp_path), server.url)
+    assert checkpoints(tmp_path) == CONTENTS
+
+
+def test_systems_that_allow_md5_only_where_it_is_no_security(server, tmp_path, monkeypatch):
+    """As under FIPS 140."""
+    server.md5 = hashlib.md5(server.data, usedforsecurity=False).hexdigest()
+    md5 = hashlib.md5
+
+    def approved(data=b"", *, usedforsecurity=True):
+        if usedforsecurity:
+            raise ValueError("[digital envelope routines] unsupported")
+        return md5(data, usedforsecurity=False)
+
+    monkeypatch.setattr(hashlib, "md5", approved)
+    monkeypatch.setattr(hashlib, "new", lambda name, data=b"", **options: approved(data, **options))
+    download(str(tmp_path), server.url)
+    assert checkpoints(tmp_path) == CONTENTS
 
 
 def test_truncated_answers_are_resumed(server, tmp_path):
@@ -232,6 +311,7 @@ def test_missing_file(server, tmp_path):
     server.behave = lambda handler, number: handler.reply(404, b"") or True
     with pytest.raises(InputError, match="/file: status 404"):
         download(str(tmp_path), server.url)
+    assert checkpoints(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -302,10 +382,7 @@ def test_archive_that_is_none(server, tmp_path, data, match):
         download(str(tmp_path), server.url)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert MEMBERS[1].rpartition("/")[2] not in left or "damaged" not in match
-    assert not any(
-        name.startswith(".") and name.endswith(".part") and not name.endswith(".zip.part")
-        for name in left
-    )
+    assert not any(".part" in name and not name.endswith(".zip.part") for name in left)
 
 
 def test_member_larger_than_allowed(server, tmp_path, monkeypatch):
