@@ -34,9 +34,9 @@ from deepemhancer_plugin.core.enhancement.amplitudes import (
 from deepemhancer_plugin.core.enhancement.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.evaluation import soft_mask
-from deepemhancer_plugin.core.evaluation.modelmap import least_ordered, mask_of
-from deepemhancer_plugin.core.evaluation.qscore import sample
-from deepemhancer_plugin.core.evaluation.report import Truth
+from deepemhancer_plugin.core.evaluation.modelmap import find_least_ordered, mask_molecule
+from deepemhancer_plugin.core.evaluation.qscore import draw_atoms
+from deepemhancer_plugin.core.evaluation.report import Reference
 from deepemhancer_plugin.core.maps import filters, spectrum
 from deepemhancer_plugin.core.simulation import random_conditions, read_molecule, simulate_halves
 from deepemhancer_plugin.core.training.structures import split_structures
@@ -78,12 +78,12 @@ def main() -> int:
         output = enhance(
             [made.half1, made.half2], 1.0, model, where, Options(amplitudes=False)
         ).data
-        truth = Truth(
+        truth = Reference(
             made.model,
             soft_mask(made.model, 1.0),
-            mask_of(made.molecule[least_ordered(made.observed)], shape, 1.0),
+            mask_molecule(made.molecule[find_least_ordered(made.observed)], shape, 1.0),
             made.molecule.positions,
-            sample(len(made.molecule), SCORED_ATOMS // 5, i),
+            draw_atoms(len(made.molecule), SCORED_ATOMS // 5, i),
         )
         best, uncertain = (
             raised(output)

@@ -26,9 +26,9 @@ from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.enhancement.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.evaluation import score, soft_mask
-from deepemhancer_plugin.core.evaluation.modelmap import least_ordered, mask_of
-from deepemhancer_plugin.core.evaluation.qscore import q_scores, sample
-from deepemhancer_plugin.core.evaluation.report import Truth
+from deepemhancer_plugin.core.evaluation.modelmap import find_least_ordered, mask_molecule
+from deepemhancer_plugin.core.evaluation.qscore import draw_atoms, q_scores
+from deepemhancer_plugin.core.evaluation.report import Reference
 from deepemhancer_plugin.core.maps import mrc, spectrum
 from deepemhancer_plugin.core.simulation import (
     Molecule,
@@ -63,7 +63,7 @@ def molecules(folder: str | None) -> list[tuple[str, Molecule]]:
     return [(row["file"].split(".")[0], read_molecule(Path(folder) / row["file"])) for row in rows]
 
 
-def measured(volume: np.ndarray, truth: Truth, rate: float) -> np.ndarray:
+def measured(volume: np.ndarray, truth: Reference, rate: float) -> np.ndarray:
     """A map's values in the order of COLUMNS, as far as the truth tells them."""
     values = list(astuple(score(volume, truth.model, truth.mask, rate)))
     if truth.positions is not None and truth.least_ordered is not None:
@@ -235,7 +235,7 @@ def main() -> int:
         kinds: set[str],
         half1: np.ndarray,
         half2: np.ndarray,
-        truth: Truth,
+        truth: Reference,
         rate: float,
     ) -> Row:
         started = time.perf_counter()
@@ -271,12 +271,12 @@ def main() -> int:
             )
             if true
         }
-        truth = Truth(
+        truth = Reference(
             s.model,
             soft_mask(s.model, 1.0),
-            mask_of(s.molecule[least_ordered(s.observed)], s.model.shape, 1.0),
+            mask_molecule(s.molecule[find_least_ordered(s.observed)], s.model.shape, 1.0),
             s.molecule.positions,
-            sample(len(s.molecule), SCORED_ATOMS, i),
+            draw_atoms(len(s.molecule), SCORED_ATOMS, i),
         )
         rows.append(compare(name, what, kinds, s.half1, s.half2, truth, 1.0))
         if i % 6 == 0:  # half maps without a molecule: two independent differences
@@ -304,7 +304,7 @@ def main() -> int:
                 for part in ("half1", "half2", "model")
             ]
             rate, model_map = halves[0].sampling_rate, halves[2].data
-            truth = Truth(model_map, soft_mask(model_map, rate))
+            truth = Reference(model_map, soft_mask(model_map, rate))
             rows.append(
                 compare(
                     first.name.split("_")[0], "", set(), halves[0].data, halves[1].data, truth, rate

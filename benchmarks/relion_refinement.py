@@ -24,7 +24,7 @@ from skimage.registration import phase_cross_correlation
 
 from deepemhancer_plugin.core.evaluation import score, soft_mask
 from deepemhancer_plugin.core.evaluation.halfmaps import half_map_fsc
-from deepemhancer_plugin.core.evaluation.qscore import q_scores, sample
+from deepemhancer_plugin.core.evaluation.qscore import draw_atoms, q_scores
 from deepemhancer_plugin.core.maps import spectrum
 from deepemhancer_plugin.core.relion.example import (
     ANGLES,
@@ -156,7 +156,7 @@ def measure(folder: Path, truth: Simulated) -> Result:
     assert half_fsc.corrected is not None
     scores = score(mean, truth.model, mask, RATE)
     angles, common = angular_errors(folder / "run_data.star", folder.parent / "truth.star")
-    atoms = sample(len(truth.molecule), 2000, 0)
+    atoms = draw_atoms(len(truth.molecule), 2000, 0)
     log = folder / "run_deepemhancer.jsonl"
     calls = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     numbers = {

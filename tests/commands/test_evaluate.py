@@ -8,7 +8,7 @@ import pytest
 
 from deepemhancer_plugin.core.commands.main import main
 from deepemhancer_plugin.core.evaluation import score, soft_mask
-from deepemhancer_plugin.core.evaluation.modelmap import model_map
+from deepemhancer_plugin.core.evaluation.modelmap import compute_model_map
 from deepemhancer_plugin.core.evaluation.qscore import q_scores
 from deepemhancer_plugin.core.maps import mrc, spectrum
 from deepemhancer_plugin.core.simulation.molecule import from_structure
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     structure().write_pdb(str(folder / "model.pdb"))
     atoms = from_structure(gemmi.read_structure(str(folder / "model.pdb")), standardise=False)
-    truth = model_map(atoms.shift(-np.array(ORIGIN)), SHAPE, RATE)
+    truth = compute_model_map(atoms.shift(-np.array(ORIGIN)), SHAPE, RATE)
     rng = np.random.default_rng(0)
     for name in ("half1", "half2"):
         write(folder / f"{name}.mrc", truth + 0.6 * truth.std() * rng.standard_normal(SHAPE))
@@ -209,16 +209,19 @@ def test_some_atoms_drawn_at_random(folder, evaluated):
         (("blurred.mrc.gz", "--model", "far.pdb"), "far.pdb: the model,"),
         (
             ("blurred.mrc.gz", "small.mrc"),
-            "small.mrc: box (20, 44, 48) (z, y, x): it must be (40, 44, 48)",
+            "small.mrc: box 20 x 44 x 48 (z, y, x): it must be 40 x 44 x 48",
         ),
-        (("blurred.mrc.gz", "fine.mrc"), "fine.mrc: 1.1 A/voxel: it must be 1.2"),
-        (("blurred.mrc.gz", "moved.mrc"), "moved.mrc: its first voxel lies at (0, 0, 0) A"),
+        (("blurred.mrc.gz", "fine.mrc"), "fine.mrc: sampling rate 1.1 A/voxel: it must be 1.2"),
+        (("blurred.mrc.gz", "moved.mrc"), "moved.mrc: its first voxel lies at 0, 0, 0 A"),
         (("blurred.mrc.gz", "--modelMap", "small.mrc"), "small.mrc: box"),
         (("blurred.mrc.gz", "--mask", "small.mrc"), "mask"),
         (("blurred.mrc.gz", "--model", "absent.pdb"), "absent.pdb: no such file"),
         (("--halves", "half1.mrc", "half1.mrc"), "the same map"),
-        (("blurred.mrc.gz", "--resolution", "2.3"), "--resolution 2.3: between Nyquist (2.4 A)"),
-        (("blurred.mrc.gz", "--model", "model.pdb", "--atoms", "0"), "--atoms 0"),
+        (
+            ("blurred.mrc.gz", "--resolution", "2.3"),
+            "resolution 2.3 A: between Nyquist (2.4 A) and 100 A",
+        ),
+        (("blurred.mrc.gz", "--model", "model.pdb", "--atoms", "0"), "atoms 0: at least 1"),
     ],
 )
 def test_what_does_not_fit_is_an_error_of_one_line(folder, capsys, arguments, words):

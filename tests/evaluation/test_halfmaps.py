@@ -7,10 +7,10 @@ import gemmi
 import numpy as np
 import pytest
 
-from deepemhancer_plugin.core.evaluation.halfmaps import half_map_fsc, phases_randomised
-from deepemhancer_plugin.core.evaluation.metrics import soft_edge
+from deepemhancer_plugin.core.evaluation.halfmaps import half_map_fsc, randomise_phases
 from deepemhancer_plugin.core.evaluation.profile import amplitude_profile
 from deepemhancer_plugin.core.maps import mrc
+from deepemhancer_plugin.core.maps.filters import soft_edge
 
 
 def frequencies(shape, rate):
@@ -44,7 +44,7 @@ def halves():
 @pytest.mark.parametrize("shape", [(24, 24, 24), (21, 30, 25)])
 def test_random_phases_beyond_and_the_amplitudes_everywhere(shape):
     volume = white(shape, 0).astype(np.float32)
-    got = phases_randomised(volume, 1.4, 0.19, np.random.default_rng(0))
+    got = randomise_phases(volume, 1.4, 0.19, np.random.default_rng(0))
     before, after = np.fft.fftn(volume), np.fft.fftn(got)
     np.testing.assert_allclose(np.abs(after), np.abs(before), atol=1e-3 * np.abs(before).max())
     beyond = frequencies(shape, 1.4) >= 0.19

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from deepemhancer_plugin.core.evaluation.profile import amplitude_profile, b_factor
+from deepemhancer_plugin.core.evaluation.profile import amplitude_profile
 from deepemhancer_plugin.core.maps.resampling import resample
+from deepemhancer_plugin.core.maps.spectrum import fit_b_factor
 
 
 def blob(shape, rate, sigma):
@@ -17,7 +18,9 @@ def blob(shape, rate, sigma):
 def test_gaussian_blob_has_its_b_factor(shape, rate, sigma):
     """|F| = exp(-2 pi^2 sigma^2 / d^2), which is B = 8 pi^2 sigma^2: 64 and 133 A^2; a shell's width costs less than 1 %."""
     square, log_amplitude = amplitude_profile(blob(shape, rate, sigma), rate)
-    assert b_factor(square, log_amplitude, 3.0) == pytest.approx(8 * np.pi**2 * sigma**2, rel=0.01)
+    assert fit_b_factor(square, log_amplitude, 3.0) == pytest.approx(
+        8 * np.pi**2 * sigma**2, rel=0.01
+    )
     expected = (
         np.log((2 * np.pi * sigma**2) ** 1.5 / (np.prod(shape) * rate**3))
         - 2 * np.pi**2 * sigma**2 * square
@@ -30,7 +33,7 @@ def test_white_noise_is_flat():
     volume = np.random.default_rng(0).standard_normal((40, 40, 40))
     square, log_amplitude = amplitude_profile(volume, 1.0)
     np.testing.assert_allclose(log_amplitude[5:], 0.5 * np.log(np.pi / 4 / volume.size), atol=0.06)
-    assert abs(b_factor(square, log_amplitude, 2.2)) < 3
+    assert abs(fit_b_factor(square, log_amplitude, 2.2)) < 3
 
 
 def test_amplitudes_do_not_depend_on_the_sampling():
@@ -44,6 +47,6 @@ def test_amplitudes_do_not_depend_on_the_sampling():
 
 def test_sharpening_makes_it_negative_and_too_few_shells_make_none():
     square = np.arange(30) ** 2 / 60**2
-    assert b_factor(square, 0.5 + 20 * square, 3.0) == pytest.approx(-80)
-    assert b_factor(square, 0.5 + 20 * square, 8.0) is None
-    assert b_factor(square, 0.5 + 20 * square, 12.0) is None
+    assert fit_b_factor(square, 0.5 + 20 * square, 3.0) == pytest.approx(-80)
+    assert fit_b_factor(square, 0.5 + 20 * square, 8.0) is None
+    assert fit_b_factor(square, 0.5 + 20 * square, 12.0) is None

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from deepemhancer_plugin.core.evaluation import qscore
-from deepemhancer_plugin.core.evaluation.qscore import q_scores, sample, sphere
+from deepemhancer_plugin.core.evaluation.qscore import draw_atoms, q_scores
+from deepemhancer_plugin.core.simulation.assembly import spread_directions
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
@@ -66,7 +67,7 @@ def slow(volume, positions, rate, atom):
     """Atom by atom, sphere by sphere, point by point."""
     u, v, weights = [], [], []
     for radius in RADII:
-        points = positions[atom] + radius * sphere(qscore.DIRECTIONS)
+        points = positions[atom] + radius * spread_directions(qscore.DIRECTIONS)
         others = np.linalg.norm(points[:, None] - np.delete(positions, atom, 0), axis=2).min(1)
         points = points[others >= 0.9 * radius]
         u.append(linear(volume, points, rate))
@@ -122,7 +123,7 @@ def eight_points(volume, positions, rate, atom):
     u, v = [], []
     for radius in RADII:
         for n in range(8, 208, 2):
-            points = positions[atom] + radius * sphere(n)
+            points = positions[atom] + radius * spread_directions(n)
             others = np.linalg.norm(points[:, None] - np.delete(positions, atom, 0), axis=2).min(1)
             points = points[others >= 0.9 * radius][:8]
             if len(points) == 8:
@@ -160,14 +161,14 @@ def test_agrees_with_the_rule_of_eight_points(resolution, low, high):
 
 
 def test_sphere_is_even():
-    points = sphere(64)
+    points = spread_directions(64)
     np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1)
     np.testing.assert_allclose(points.T @ points / 64, np.eye(3) / 3, atol=0.01)
 
 
 def test_sample_is_drawn_once_each_and_repeats_with_its_seed():
-    assert sample(10, None, 0) is None and sample(10, 10, 0) is None
-    drawn = sample(1000, 100, 5)
+    assert draw_atoms(10, None, 0) is None and draw_atoms(10, 10, 0) is None
+    drawn = draw_atoms(1000, 100, 5)
     assert len(np.unique(drawn)) == 100 and drawn.max() < 1000 and (np.diff(drawn) > 0).all()
-    np.testing.assert_array_equal(drawn, sample(1000, 100, 5))
-    assert not np.array_equal(drawn, sample(1000, 100, 6))
+    np.testing.assert_array_equal(drawn, draw_atoms(1000, 100, 5))
+    assert not np.array_equal(drawn, draw_atoms(1000, 100, 6))

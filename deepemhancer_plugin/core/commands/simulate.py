@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 
 from deepemhancer_plugin.core.commands.terminal import log
-from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.files import check_outputs
+from deepemhancer_plugin.core.simulation.halves import name_outputs
+from deepemhancer_plugin.core.simulation.simulate import simulate
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`deepemhancer simulate MODEL -o PREFIX`"""
+    """Run `deepemhancer simulate MODEL -o PREFIX`; returns its exit status."""
     p = argparse.ArgumentParser(
         "deepemhancer simulate",
         description="Half maps that a reconstruction of an atomic model would give, the map that "
@@ -59,22 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args(arguments)
-    if not 2 * a.samplingRate < a.resolution <= 30:
-        raise InputError(
-            f"--resolution {a.resolution:g}: between twice the sampling rate ({2 * a.samplingRate:g} A) and 30 A is right"
-        )
-    if a.box is not None and not 24 <= a.box <= 1024:
-        raise InputError(f"--box {a.box}: 24 to 1024 voxels are right")
-    for name in ("bFactor", "disorder", "micelle", "preferred"):
-        if not 0 <= getattr(a, name) <= (1 if name in ("micelle", "preferred") else 1000):
-            raise InputError(f"--{name} {getattr(a, name):g}: out of range, see -h")
-    from deepemhancer_plugin.core.maps import mrc
-    from deepemhancer_plugin.core.simulation import Conditions, read_molecule
-    from deepemhancer_plugin.core.simulation import simulate_halves as make
-
-    outputs = [f"{a.output}_{kind}.mrc" for kind in ("half1", "half2", "target", "model")]
+    outputs = name_outputs(a.output)
     check_outputs(outputs, [a.model])
-    conditions = Conditions(
+    simulated = simulate(
+        a.model,
         resolution=a.resolution,
         sampling_rate=a.samplingRate,
         box=a.box,
@@ -82,18 +71,10 @@ def main(arguments: Sequence[str]) -> int:
         disorder=a.disorder,
         micelle=a.micelle,
         preferred=a.preferred,
-        random_pose=False,
+        seed=a.seed,
     )
-    made = make(read_molecule(a.model), conditions, a.seed, workers=-1)
-    for output, data in zip(
-        outputs, (made.half1, made.half2, made.target, made.model), strict=True
-    ):
-        mrc.write_map(
-            output,
-            data,
-            mrc.new_map(data, a.samplingRate, made.origin),
-            [f"simulated by deepemhancer from {os.path.basename(a.model)}"],
-        )
-        log(f"wrote {output}")
-    log(f"noise of the halves' mean: standard deviation {made.noise_std:.4g}")
+    label = f"simulated by deepemhancer from {os.path.basename(a.model)}"
+    for path in simulated.save(a.output, label):
+        log(f"wrote {path}")
+    log(f"noise of the halves' mean: standard deviation {simulated.noise_std:.4g}")
     return 0

@@ -1,4 +1,4 @@
-"""How good a map is, judged by the atomic model's own map."""
+"""How good a map is, judged by its half maps and by the atomic model's own map."""
 
 from deepemhancer_plugin.core.evaluation.metrics import Scores, score, soft_mask
 

@@ -179,7 +179,7 @@ def compute_potential(
     """
     fine = tuple(fft.next_fast_len(math.ceil(OVERSAMPLING * n), real=True) for n in shape)
     calculator = gemmi.DensityCalculatorE()
-    # Enough blur that an atom is sampled well on this grid: Refmac's rule, spacing d_min / (2 rate).
+    # Enough blur for this grid to sample an atom well: Refmac's rule, spacing d_min / (2 rate).
     spacing = rate * max(n / f for n, f in zip(shape, fine, strict=True))
     blur = max(0.0, U_TO_B / 1.1 * spacing**2 - float(molecule.b_factors.min()))
     calculator.d_min, calculator.rate, calculator.blur = 2 * spacing, 1.0, blur
