@@ -1,4 +1,7 @@
-"""Maps in and out. Files are made from the bytes up, and read with gemmi and mrcfile for comparison."""
+"""Maps in and out.
+
+Files are made from the bytes up, and read with gemmi and mrcfile for comparison.
+"""
 
 import bz2
 import errno
@@ -14,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mrcfile.dtypes import HEADER_DTYPE
+from scipy import ndimage
 
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.maps import mrc
+from deepemhancer_plugin.core.maps.resampling import resample
 
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 RECOMPUTED = {"mode", "dmin", "dmax", "dmean", "rms", "nlabl", "label"}
@@ -41,7 +46,10 @@ def make(
     tail=b"",
     **fields,
 ):
-    """Write voxels (z, y, x) by the book; nstart and margin (of the cell over the box) are x, y, z; fields go into the header."""
+    """Write voxels (z, y, x) by the book.
+
+    nstart and margin (of the cell over the box) are x, y, z; fields go into the header.
+    """
     data = noise() if data is None else data
     lengths, in_file = data.shape[::-1], [2 - (axis - 1) for axis in axes[::-1]]
     header = np.zeros((), HEADER_DTYPE.newbyteorder(order))
@@ -412,7 +420,10 @@ geometries = st.fixed_dictionaries(
 
 
 def in_space(path):
-    """The grid of the whole cell by gemmi's own reader, index 0, 0, 0 at the cell's corner; NaN where the file has nothing."""
+    """The grid of the whole cell by gemmi's own reader; NaN where the file has nothing.
+
+    Index 0, 0, 0 is the cell's corner.
+    """
     ccp4 = gemmi.read_ccp4_map(str(path))
     ccp4.setup(float("nan"), gemmi.MapSetup.Full)
     return np.array(ccp4.grid).transpose(2, 1, 0), np.array(ccp4.grid.unit_cell.parameters[:3])
@@ -455,7 +466,8 @@ def test_read_write_read_keeps_every_voxel_in_its_place(tmp_path_factory, shape,
         if file == source and (
             geometry["mode"] == 12 or (geometry["mode"] != 2 and geometry["order"] == ">")
         ):
-            continue  # gemmi 0.7 reads no float16, and swaps the bytes of big-endian integers after it made floats of them
+            # gemmi 0.7 reads no float16, and swaps the bytes of big-endian integers too late.
+            continue
         grid, cell = in_space(file)
         np.testing.assert_array_equal(grid, expected)
         np.testing.assert_allclose(cell / grid.shape[::-1], volume.sampling_rate, rtol=1e-5)
@@ -554,63 +566,6 @@ def test_folder_that_vanished(path, tmp_path):
     )
 
 
-# Outputs
-
-
-def test_good_outputs(path, tmp_path, monkeypatch):
-    source = make(path)
-    (tmp_path / "old.mrc").touch()
-    monkeypatch.chdir(tmp_path)
-    for output in ("new.mrc", tmp_path / "new.mrc", "old.mrc", "./new.mrc.gz"):
-        mrc.check_output(output, [source, "missing.mrc"])
-    assert not (tmp_path / "new.mrc").exists()
-
-
-def test_output_folder_missing(tmp_path):
-    assert f"no folder {tmp_path / 'no'}" in refused(
-        mrc.check_output, tmp_path / "no" / "out.mrc", []
-    )
-
-
-def test_output_folder_is_a_file(path):
-    assert "there is no folder" in refused(mrc.check_output, f"{make(path)}/out.mrc", [])
-
-
-def test_output_folder_not_writable(tmp_path, monkeypatch):
-    monkeypatch.setattr(mrc.os, "access", lambda *_: False)  # root may write everywhere
-    assert f"cannot write into folder {tmp_path}" in refused(
-        mrc.check_output, tmp_path / "out.mrc", []
-    )
-
-
-@pytest.mark.parametrize("name", ["", "sub", "sub/", "new/"])
-def test_output_is_a_folder(tmp_path, monkeypatch, name):
-    (tmp_path / "sub").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert "give the name of a file" in refused(mrc.check_output, name, [])
-
-
-def test_output_is_a_device():
-    assert "a device or pipe" in refused(mrc.check_output, os.devnull, [])
-
-
-@pytest.mark.parametrize("kind", ["same", "relative", "symbolic", "hard", "through a folder"])
-def test_output_is_an_input(path, tmp_path, monkeypatch, kind):
-    source = make(path)
-    monkeypatch.chdir(tmp_path)
-    output = {"same": source, "relative": "./map.mrc", "through a folder": "link/map.mrc"}.get(
-        kind, "alias.mrc"
-    )
-    if kind == "symbolic":
-        os.symlink(source, output)
-    elif kind == "hard":
-        os.link(source, output)
-    elif kind == "through a folder":
-        os.symlink(tmp_path, "link")
-    message = refused(mrc.check_output, output, ["other.mrc", source])
-    assert f"output {output}" in message and f"the same file as input {source}" in message
-
-
 # Half maps
 
 
@@ -636,10 +591,10 @@ def test_halves_where_one_says_nstart_and_the_other_origin(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"second": noise((6, 7, 9))}, ("6 x 7 x 8 and 6 x 7 x 9", "box")),
-        ({"voxel": 1.3}, ("1.25 and 1.3 A/voxel",)),
-        ({"origin": (1, 2, 3)}, ("0, 0, 0 and 1, 2, 3 A",)),
-        ({"nstart": (0, 0, 2)}, ("0, 0, 0 and 0, 0, 2.5 A",)),
+        ({"second": noise((6, 7, 9))}, ("box 6 x 7 x 9", "it must be 6 x 7 x 8")),
+        ({"voxel": 1.3}, ("1.3 A/voxel", "it must be 1.25")),
+        ({"origin": (1, 2, 3)}, ("at 1, 2, 3 A", "it must be 0, 0, 0")),
+        ({"nstart": (0, 0, 2)}, ("at 0, 0, 2.5 A", "it must be 0, 0, 0")),
         ({"second": noise()}, ("are the same map",)),
     ],
 )
@@ -678,9 +633,9 @@ def test_binary_mask_of_bytes_in_another_axis_order(path, tmp_path):
         ({"voxel": 1.3}, "sampling rate 1.3 A/voxel: it must be 1.25"),
         ({"data": np.zeros((6, 7, 8), np.float32)}, "values from 0 to 0"),
         ({"data": np.ones((6, 7, 8), np.float32)}, "values from 1 to 1"),
-        ({"data": soft_mask() / 2}, "values from 0 to 0.5"),
-        ({"data": 255 * soft_mask()}, "values from 0 to 255"),
-        ({"data": 2 * soft_mask() - 1}, "values from -1 to 1"),
+        ({"data": noise()}, "values from -"),
+        ({"data": np.exp(noise())}, "values from 0."),
+        ({"data": np.arange(336, dtype=np.float32).reshape(6, 7, 8)}, "values from 0 to 335"),
     ],
 )
 def test_masks_that_do_not_fit(path, tmp_path, changes, words):
@@ -707,93 +662,278 @@ def test_missing_mask(path, tmp_path):
     assert "no such file" in refused(mrc.read_mask, tmp_path / "mask.mrc", mrc.read_map(make(path)))
 
 
-# Processed maps
-
-SIZE, RATE = 64, 1.25
-
-
-def ball(radius, size=SIZE):
-    """True within a radius, 1 at the faces of the box."""
-    axis = (np.arange(size) - size // 2) / (size / 2)
-    return axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < radius**2
+@pytest.fixture
+def like():
+    """A map of 32^3 with a box in the middle."""
+    return mrc.new_map(noise((32, 32, 32)), 1.2, path="map.mrc")
 
 
-def particle(b_factor, noise_level=0.0, rate=RATE, seed=0):
-    """Atoms in a ball, their amplitudes falling with a B factor (A^2), and white noise relative to the map's deviation."""
-    rng = np.random.default_rng(seed)
-    atoms = rng.normal(size=(SIZE,) * 3) * ball(0.55)
-    frequency = [np.fft.fftfreq(SIZE, rate)] * 3
-    square = sum(f**2 for f in np.meshgrid(*frequency, indexing="ij"))
-    volume = np.fft.ifftn(np.fft.fftn(atoms) * np.exp(-b_factor / 4 * square)).real
-    return (volume / volume.std() + noise_level * rng.normal(size=volume.shape)).astype(np.float32)
+def cube():
+    mask = np.zeros((32, 32, 32), np.float32)
+    mask[10:22, 10:22, 10:22] = 1
+    return mask
 
 
-def messages(data, rate=RATE):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        mrc.warn_if_processed(mrc.new_map(data, rate, path="some.mrc"))
-    assert all(w.category is MapWarning and str(w.message).startswith("some.mrc: ") for w in caught)
-    return [str(w.message) for w in caught]
+RESCALED = {
+    "0 to 255": 255 * cube(),
+    "0 to 0.97": 0.97 * cube(),
+    "-0.05 to 1.05": 1.1 * cube() - 0.05,
+    "-1 to 1": 2 * cube() - 1,
+    "of IMOD": cube() - 128,
+    "3 to 4e6": 4e6 * cube() + 3,
+    "of 1e-6": 1e-6 * cube(),
+}
 
 
-@pytest.mark.parametrize("radius", [2.0, 1.0, 0.95])
-def test_reconstruction_sphere_is_normal(radius):
-    assert messages(particle(100, 0.3) * ball(radius)) == []
+@pytest.mark.parametrize("name", RESCALED)
+def test_a_rescaled_mask_is_brought_back_with_a_warning(tmp_path, like, name):
+    mrc.write_map(tmp_path / "mask.mrc", RESCALED[name], like)
+    with pytest.warns(MapWarning, match=r"mask.mrc: values from .*, where a mask has 0 to 1") as w:
+        mask = mrc.read_mask(tmp_path / "mask.mrc", like)
+    assert len(w) == 1 and "\n" not in str(w[0].message)
+    np.testing.assert_array_equal(mask, cube() > 0.5)
 
 
-@pytest.mark.parametrize(("radius", "outside"), [(0.7, 0.0), (0.5, 0.0), (0.5, -0.25)])
-def test_tight_mask_is_warned_about(radius, outside):
-    message, *others = messages(np.where(ball(radius), particle(100, 0.3), np.float32(outside)))
-    assert "looks masked" in message and f"exactly {outside:g}" in message
-    assert not others
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_a_floor_of_a_thousandth_is_outside(like, scale):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MapWarning)
+        mask = mrc.as_mask(scale * (cube() + 1e-3), like)
+    np.testing.assert_array_equal(mask, cube() > 0.5)
 
 
-def test_maps_of_integers_are_not_masked():
-    assert messages(np.round(10 * particle(100, 0.3))) == []
+def test_the_soft_edge_of_a_rescaled_mask_is_inside(like):
+    soft = ndimage.gaussian_filter(cube(), 1).clip(0.05, 0.9) - 0.05
+    with pytest.warns(MapWarning):
+        mask = mrc.as_mask(700 * soft - 3, like)
+    np.testing.assert_array_equal(mask, soft / 0.85 > 0.01)
 
 
-@pytest.mark.parametrize("b_factor", [60, 100, 200])
-@pytest.mark.parametrize("noise_level", [0.0, 0.1, 0.5])
-def test_unsharpened_maps_are_not_warned_about(b_factor, noise_level):
-    assert messages(particle(b_factor, noise_level)) == []
+def interpolated(kind):
+    """The cube after a trip over another grid."""
+    if kind == "spline":
+        coarse = ndimage.zoom(cube(), 0.5, order=3)
+        return ndimage.zoom(coarse, 2, order=3)
+    return resample(resample(cube(), (24, 24, 24), 1), (32, 32, 32), 1)
 
 
-@pytest.mark.parametrize("b_factor", [0, -50])
-@pytest.mark.parametrize("noise_level", [0.0, 0.3])
-def test_sharpened_maps_are_warned_about(b_factor, noise_level):
-    (message,) = messages(particle(b_factor, noise_level))
-    assert "looks sharpened" in message
+@pytest.mark.parametrize("kind", ["spline", "Fourier"])
+def test_a_mask_that_rings_after_an_interpolation_is_clipped(like, kind):
+    """Ripples outside are not inside: what is, lies within two voxels of the cube."""
+    values = interpolated(kind)
+    assert values.min() < -0.05 and values.max() > 1.05
+    with pytest.warns(MapWarning, match="is taken for 0"):
+        mask = mrc.as_mask(values, like)
+    assert mask[cube() > 0.5].mean() > 0.9
+    near = ndimage.binary_dilation(cube() > 0.5, np.ones((3, 3, 3)), 2)
+    assert mask[~near].mean() < 0.002
 
 
-@pytest.mark.parametrize("b_factor", [-60, 0, 50, 150])
-def test_b_factor_is_the_one_that_was_applied(b_factor):
-    assert mrc._b_factor(particle(b_factor), RATE) == pytest.approx(b_factor, abs=12)
+def test_density_and_noise_are_no_masks(like):
+    atoms = (np.random.default_rng(1).random((32, 32, 32)) > 0.9) * cube()
+    density = ndimage.gaussian_filter(atoms, 1.2)
+    for values in (noise((32, 32, 32)), density, density + 0.1 * noise((32, 32, 32)), 50 * density):
+        assert "a mask has two levels" in refused(mrc.as_mask, values, like)
 
 
-def test_b_factor_does_not_see_the_noise():
-    assert mrc._b_factor(particle(150, 2), RATE) == pytest.approx(150, abs=30)
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_b_factor_does_not_depend_on_the_size_of_the_voxels(scale):
-    assert mrc._b_factor(particle(100) * np.float32(scale), RATE) == pytest.approx(
-        mrc._b_factor(particle(100), RATE), rel=1e-3
-    )
-
-
-def test_box_full_of_sharp_density_is_warned_about():
-    (message,) = messages(noise((48, 48, 48)))
-    assert "looks sharpened" in message
-
-
-def test_coarse_sampling_is_warned_about():
-    (message,) = messages(particle(800, rate=3.5), 3.5)
-    assert "3.5 A/voxel holds nothing finer than 7 A" in message
+@pytest.mark.parametrize("dtype", [bool, "u1", "i1", "i2", "u2", "i8", "f2", "f4", "f8", ">i4"])
+@pytest.mark.parametrize("order", "CF")
+def test_masks_as_arrays_of_any_type(like, dtype, order):
+    given = np.array(cube(), dtype, order=order)
+    before = given.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mask = mrc.as_mask(given, like)
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, cube() > 0.5)
+    mask[:] = False
+    np.testing.assert_array_equal(given, before)
 
 
 @pytest.mark.parametrize(
-    "data", [noise((3, 4, 5)), noise((2, 2, 2)), np.zeros((20, 20, 20), np.float32)]
+    ("mask", "words"),
+    [
+        (np.ones((32, 32, 31), bool), "mask: box 32 x 32 x 31"),
+        (np.ones((32, 32), bool), "mask: an array of shape (32, 32)"),
+        (np.ones((32, 32, 32), bool), "mask: values from 1 to 1"),
+        (np.zeros((32, 32, 32), "i4"), "mask: values from 0 to 0"),
+        (np.ones((32, 32, 32), complex), "real numbers"),
+        (np.full((32, 32, 32), np.nan), "32768 NaN"),
+        (np.full((32, 32, 32), "in"), "real numbers"),
+        ([[[0, 1]]], "a list"),
+    ],
 )
-def test_odd_maps_are_judged_without_failing(data):
-    with np.errstate(all="raise", under="ignore"):
-        assert len(messages(data)) <= 2
+def test_arrays_that_are_no_mask(like, mask, words):
+    assert words in refused(mrc.as_mask, mask, like)
+
+
+def test_a_mask_as_a_map(like):
+    given = mrc.new_map(cube(), 1.2, path="given.mrc")
+    np.testing.assert_array_equal(mrc.as_mask(given, like), cube() > 0.5)
+    message = refused(mrc.as_mask, mrc.new_map(cube(), 1.3, path="given.mrc"), like)
+    assert message.startswith("mask given.mrc: sampling rate 1.3")
+
+
+def test_a_mask_in_another_place_is_refused_and_one_without_a_place_warned_about():
+    """Many programs leave the origin of a mask at zero."""
+    like = mrc.new_map(noise((32, 32, 32)), 1.2, (-19.2, -19.2, -19.2), "map.mrc")
+    there = mrc.new_map(cube(), 1.2, (5, 0, 0), "there.mrc")
+    assert "at 5, 0, 0 A (x, y, z): it must be -19.2" in refused(mrc.as_mask, there, like)
+    with pytest.warns(MapWarning, match="taken to be the same"):
+        mask = mrc.as_mask(mrc.new_map(cube(), 1.2, path="mask.mrc"), like)
+    np.testing.assert_array_equal(mask, cube() > 0.5)
+    with pytest.warns(MapWarning, match="taken to be the same"):
+        mrc.as_mask(there, mrc.new_map(noise((32, 32, 32)), 1.2))
+
+
+def test_a_masks_start_in_the_cell_is_its_position(tmp_path, like):
+    mask = mrc.read_map(make(tmp_path / "mask.mrc", cube(), voxel=1.2, nstart=(4, 0, 0)))
+    with pytest.warns(MapWarning, match=r"at 4\.8, 0, 0 A .*taken to be the same"):
+        mrc.as_mask(mask, like)
+
+
+# Maps of the face
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u8", "f2", "f4", "f8", ">f4"])
+def test_arrays_of_real_numbers(dtype):
+    given = np.arange(60).reshape(3, 4, 5).astype(dtype)
+    before = given.copy()
+    volume = mrc.as_map(given, 1.5)
+    np.testing.assert_array_equal(volume.data, np.arange(60).reshape(3, 4, 5))
+    assert volume.data.dtype == np.float32 and volume.data.dtype.isnative
+    assert volume.data.flags.c_contiguous and volume.data.flags.writeable
+    assert (volume.sampling_rate, volume.position, volume.path) == (1.5, (0, 0, 0), "map")
+    volume.data[:] = -1
+    np.testing.assert_array_equal(given, before)
+
+
+@pytest.mark.parametrize("view", [np.asfortranarray, lambda a: a[::-1, :, ::2], np.transpose])
+def test_arrays_in_any_layout(view):
+    given = view(noise())
+    volume = mrc.as_map(given, 1)
+    np.testing.assert_array_equal(volume.data, given)
+    assert not np.shares_memory(volume.data, given) and volume.data.flags.c_contiguous
+
+
+def test_arrays_that_may_not_be_written_to():
+    given = noise()
+    given.flags.writeable = False
+    mrc.as_map(given, 1).data[:] = 0
+
+
+def test_int16_does_not_overflow():
+    ends = np.array([[[-32768, 32767], [0, 1]], [[2, 3], [4, 5]]], np.int16)
+    first, second = mrc.as_map(ends, 1), mrc.as_map(ends[::-1, ::-1, ::-1], 1)
+    assert (first.data - second.data).min() == -32773
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (noise() > 0, "an array of bool: real numbers"),
+        (noise() * 1j, "an array of complex"),
+        (noise().astype(object), "an array of object"),
+        (noise().astype("U8"), "an array of <U8"),
+        (noise()[0], "shape (7, 8): a 3-D map (z, y, x)"),
+        (noise()[None], "shape (1, 6, 7, 8)"),
+        (noise()[:1], "shape (1, 7, 8)"),
+        (noise()[:0], "shape (0, 7, 8)"),
+        (np.full((3, 3, 3), np.nan), "27 NaN or infinite"),
+        (noise().astype(float) * 1e300, "NaN or infinite"),
+        (np.full((3, 3, 3), 2), "all voxels are 2"),
+        (noise().tolist(), "a list: the path of a map"),
+        (None, "a NoneType"),
+        (7, "a int"),
+    ],
+)
+def test_arrays_that_are_no_map(given, words):
+    message = refused(mrc.as_map, given, 1.0, "half map 1")
+    assert message.startswith("half map 1: ") and words in message
+
+
+def test_one_nan_is_named():
+    given = noise()
+    given[3, 2, 5] = np.nan
+    assert "1 NaN or infinite voxels, the first at z, y, x = 3, 2, 5" in refused(
+        mrc.as_map, given, 1.0
+    )
+
+
+@pytest.mark.parametrize("rate", [0, -1, 0.01, 1e3, float("nan"), float("inf")])
+def test_absurd_sampling_rates_of_arrays_and_maps(rate):
+    assert "between 0.1 and 50" in refused(mrc.as_map, noise(), rate)
+    assert "between 0.1 and 50" in refused(mrc.as_map, mrc.new_map(noise(), 1.0), rate)
+
+
+def test_an_array_without_a_sampling_rate():
+    assert "an array has no sampling rate" in refused(mrc.as_map, noise())
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_a_path_is_read(path, kind):
+    make(path, voxel=1.25)
+    assert mrc.as_map(kind(path)).sampling_rate == 1.25
+    with pytest.warns(MapWarning, match="header says"):
+        assert mrc.as_map(kind(path), 1.4).sampling_rate == 1.4
+
+
+def test_a_map_is_copied_with_its_geometry(path, tmp_path):
+    given = mrc.read_map(make(path, origin=(1, 2, 3), axes=(3, 1, 2), extended=bytes(80)))
+    before = given.data.copy()
+    volume = mrc.as_map(given)
+    assert (volume.position, volume.path) == (given.position, given.path)
+    mrc.write_map(tmp_path / "out.mrc", volume.data, volume)
+    assert header_of(tmp_path / "out.mrc")[1] == bytes(80)
+    volume.data[:] = 0
+    volume.header.nx = 99
+    np.testing.assert_array_equal(given.data, before)
+    assert given.header.nx == 6
+
+
+def test_a_map_at_another_rate_keeps_its_header_corrected(path, tmp_path):
+    given = mrc.read_map(make(path, voxel=1.0, origin=(-4, -3.5, -3), labels=[b"first"]))
+    with pytest.warns(MapWarning, match=r"header says 1 x 1 x 1 .* given 1\.34 is used"):
+        volume = mrc.as_map(given, 1.34)
+    assert volume.position == pytest.approx((-4 * 1.34, -3.5 * 1.34, -3 * 1.34))
+    assert (given.sampling_rate, given.origin) == (1.0, (-4, -3.5, -3))
+    assert given.header.cella.tolist() == (8, 7, 6)
+    assert volume.header.cella.tolist() == pytest.approx((8 * 1.34, 7 * 1.34, 6 * 1.34))
+
+
+def test_a_map_that_was_spoilt_after_it_was_read():
+    given = mrc.new_map(noise(), 1.0, path="given.mrc")
+    given.data[0, 0, 0] = np.nan
+    assert refused(mrc.as_map, given).startswith("given.mrc: 1 NaN")
+    given.data[:] = 3
+    assert "all voxels are 3" in refused(mrc.as_map, given)
+
+
+# What is written is a volume
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "written"),
+    [
+        ({"ispg": 0}, "ispg", 1),
+        ({"ispg": 19}, "ispg", 19),
+        ({"cellb": (0, 0, 0)}, "cellb", (90, 90, 90)),
+        ({"cellb": (90, 90.0625, 90)}, "cellb", (90, 90.0625, 90)),
+        ({"nversion": 0}, "nversion", 20141),
+        ({"nversion": -7}, "nversion", 20141),
+        ({"nversion": 20140}, "nversion", 20140),
+        ({"map": b"MAP"}, "map", b"MAP "),
+    ],
+)
+@pytest.mark.parametrize("order", "<>")
+def test_a_volume_is_written_whatever_the_input_calls_itself(
+    path, tmp_path, order, fields, name, written
+):
+    volume = mrc.read_map(make(path, order=order, **fields))
+    output = tmp_path / "out.mrc"
+    mrc.write_map(output, volume.data, volume)
+    assert header_of(output)[0][name].tolist() == written
+    assert mrcfile.validate(output)
+    with mrcfile.open(output) as file:
+        assert file.is_volume() and not file.is_image_stack()
+        np.testing.assert_array_equal(file.data, volume.data)
