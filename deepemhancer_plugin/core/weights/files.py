@@ -67,8 +67,8 @@ def write_weights(
     Raises:
         InputError: a value is not finite, or is out of float16's range.
     """
-    arrays = {variable.path: _to_float16(variable, path) for variable in variables}
-    texts = {"architecture": json.dumps(architecture), "facts": json.dumps(facts)}
+    arrays: dict[str, Any] = {v.path: _to_float16(v, path) for v in variables}
+    texts: dict[str, Any] = {"architecture": json.dumps(architecture), "facts": json.dumps(facts)}
     with replacing(path) as temporary:
         np.savez(temporary, **texts, **arrays)
 

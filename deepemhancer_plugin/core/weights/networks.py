@@ -55,7 +55,9 @@ class Architecture:
     def stride(self) -> int:
         """The number of voxels that the edges of a window are multiples of."""
         levels = len(self.widths)
-        return 2**levels if self.kind == "published" else self.entrance * 2 ** (levels - 1)
+        if self.kind == "published":
+            return 1 << levels
+        return self.entrance << (levels - 1)
 
     @property
     def compressed(self) -> bool:

@@ -7,6 +7,7 @@ from scipy import ndimage
 from skimage.transform import resize
 
 from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.noise.normalization import normalize_with_mask
 from deepemhancer_plugin.core.weights.official.checkpoint import load_official
 from deepemhancer_plugin.core.weights.official.classic import enhance_classic
 
@@ -14,7 +15,7 @@ TILE, STRIDE = 16, 4
 
 
 def reference(volume, rate, predict, normalize, mask=None, clean=None):
-    """The steps as the guide lists them, a voxel and a window at a time; prediction by batches of one."""
+    """The original's steps, a voxel and a window at a time; prediction by batches of one."""
     options = {"order": 3, "mode": "reflect", "anti_aliasing": True}
     x = resize(normalize(volume), [round(n * rate) for n in volume.shape], **options)
     small_mask = None if mask is None else resize(mask.astype(np.float32), x.shape, **options)
@@ -105,8 +106,7 @@ def test_masked_like_reference(predict, rule):
 
 
 def test_mask_rules_like_the_normalisation_module(tmp_path):
-    """What the checkpoint names, through the package's own normalisation, is what the reference does."""
-    normalization = pytest.importorskip("deepemhancer_plugin.core.noise.statistics")
+    """The package's normalisation by the rule that a checkpoint names is that of the reference."""
     volume, mask = a_map((20, 20, 20)), np.zeros((20, 20, 20), bool)
     mask[4:12, 5:14, 6:13] = True
     for rule, suffix in ((1, ""), (2, "_2"), (3, "_3")):
@@ -114,7 +114,7 @@ def test_mask_rules_like_the_normalisation_module(tmp_path):
         model = load_official(
             write_small(tmp_path / f"{rule}.hd5", TILE, stride=STRIDE, normalization=text)
         )
-        ours = normalization.normalize_with_mask(volume, mask, model.mask_rule)
+        ours = normalize_with_mask(volume, mask, model.mask_rule)
         np.testing.assert_allclose(ours, masked(rule, mask)(volume), atol=1e-5)
 
 

@@ -1,1 +1,1 @@
-""""""
+"""The authors' checkpoints: their files, their network, the original's steps, the download."""

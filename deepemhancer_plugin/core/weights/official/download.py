@@ -186,8 +186,8 @@ def _fetch(archive: _Archive, file: IO[bytes], progress: Progress | None) -> Non
         except requests.RequestException as error:
             problem = _reason(error)
         failures = 0 if _size(file) > have else failures + 1
-    file.seek(0)
-    md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    with open(file.name, "rb") as complete:
+        md5 = hashlib.file_digest(complete, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if md5 != archive.md5:
         os.remove(file.name)
         raise InputError(

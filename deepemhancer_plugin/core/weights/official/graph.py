@@ -98,13 +98,13 @@ def read_graph(text: str) -> list[Node]:
 
 def _only_end(config: dict[str, Any], key: str) -> str:
     """The one input or output: [["name", 0, 0]], or ["name", 0, 0] in later versions."""
-    ends = config.get(key)
+    ends: Any = config.get(key)
     if isinstance(ends, list) and len(ends) == 1:
         ends = ends[0]
     plain = isinstance(ends, list) and len(ends) == 3 and ends[1:] == [0, 0]
     if not plain or not isinstance(ends[0], str):
         raise InputError(f"the graph has not exactly one of {key}")
-    return ends[0]
+    return str(ends[0])
 
 
 def _read_layers(config: dict[str, Any]) -> dict[str, _Layer]:
@@ -149,7 +149,8 @@ def _read_input(name: str, connection: Any) -> str:
 
 def _order_nodes(layers: dict[str, _Layer]) -> Iterator[Node]:
     """Check the layers, each after those that it reads."""
-    pending, shapes = dict(layers), {}
+    pending = dict(layers)
+    shapes: dict[str, Shape] = {}
     while pending:
         ready = [
             layer for layer in pending.values() if all(name in shapes for name in layer.inputs)

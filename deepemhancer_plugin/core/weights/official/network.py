@@ -1,9 +1,9 @@
-"""Runs the graph of an official checkpoint (checkpoints.Node) with Keras's operations; on TensorFlow with what makes it fast.
+"""The graph of an official checkpoint, run with Keras's operations.
 
-A window of the published network is 164 GFLOP of convolutions, which oneDNN and cuDNN do well. The rest of the time of a plain
-Keras model goes into group normalisation and PReLU, a dozen passes over 33 MB each. Here a normalisation is one pass for the
-statistics, always in float32, and one fused pass that scales, shifts and rectifies. Weights are constants of the compiled
-function, so that oneDNN brings them into its own order once.
+Besides the convolutions, a plain Keras model spends its time in group normalisation and PReLU, each
+of them a dozen passes over memory. Here a normalisation is one pass for the statistics, always in
+float32, and one pass that scales, shifts and rectifies, fused on TensorFlow. Weights are constants
+of the compiled function, so that oneDNN brings them into its own order once.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
+from deepemhancer_plugin.core.backend import import_keras
 from deepemhancer_plugin.core.weights.official.graph import Node
+
+keras = import_keras()
+ops = keras.ops
 
 PRECISIONS = ("float32", "mixed", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class _Runtime:
-    """How to compute: TensorFlow's own operations or any backend's, XLA for the element-wise passes (CPU), and each layer's
-    precision."""
+    """How to compute.
+
+    Attributes:
+        tensorflow: by TensorFlow's own operations, else by those of any backend.
+        fused: the element-wise passes by XLA, on CPUs.
+        dtypes: each layer's precision.
+    """
 
     tensorflow: bool
     fused: bool
@@ -35,7 +42,14 @@ class _Runtime:
 
 @dataclass(frozen=True)
 class _Scaled:
-    """x * scale + shift, not yet computed: a rectifier that follows takes the same pass. x is viewed as (n, slabs, rows, row)."""
+    """x * scale + shift, not yet computed: a rectifier that follows takes the same pass.
+
+    Attributes:
+        x: values, viewed as (n, slabs, rows, row).
+        scale: for each slab and place in a row; None: neither scale nor shift.
+        shift: as scale.
+        shape: the values' own shape (z, y, x, channels).
+    """
 
     x: Any
     scale: Any
@@ -46,16 +60,23 @@ class _Scaled:
 def predictor(
     nodes: Sequence[Node], precision: str = "float32", device: str | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The network as a function from windows (n, z, y, x) to windows of the same shape, float32.
+    """Build the network as a function.
 
-    It is compiled for each n that it meets, which takes seconds: call it with few different ones.
+    It is compiled for each number of windows that it meets, which takes seconds: call it with few
+    different ones.
 
     Args:
-        nodes: the graph (OfficialModel.nodes).
-        precision: of the convolutions. "float32"; "mixed": bfloat16 on grids of at most a quarter of the window's edge, where it
-            costs the least accuracy; "bfloat16" and "float16": everywhere but in the last layer. Statistics are always in
-            float32.
-        device: name of a device as the backend spells it ("GPU:1", "CPU:0"); None is the backend's choice.
+        nodes: the graph (`OfficialModel.nodes`).
+        precision: of the convolutions. "float32"; "mixed": bfloat16 on grids of at most a quarter
+            of the window's edge, where it costs the least accuracy; "bfloat16" and "float16":
+            everywhere but in the last layer. Statistics are always in float32.
+        device: as the backend calls it ("GPU:1", "CPU:0"); None: the backend's choice.
+
+    Returns:
+        A function from windows (n, z, y, x) to windows of the same shape, float32.
+
+    Raises:
+        ValueError: there is no such precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
@@ -70,7 +91,8 @@ def predictor(
 
         def predict(windows: np.ndarray) -> np.ndarray:
             with keras.device(device) if device else nullcontext(), _no_gradient():
-                return ops.convert_to_numpy(network(ops.convert_to_tensor(windows, "float32")))
+                result = network(ops.convert_to_tensor(windows, "float32"))
+                return np.asarray(ops.convert_to_numpy(result))
 
         return predict
 
@@ -80,7 +102,7 @@ def predictor(
 
     def predict_compiled(windows: np.ndarray) -> np.ndarray:
         with tf.device(device):
-            return compiled(tf.constant(windows, tf.float32)).numpy()
+            return np.asarray(compiled(tf.constant(windows, tf.float32)))
 
     return predict_compiled
 
@@ -109,24 +131,19 @@ def _dtypes(nodes: Sequence[Node], precision: str) -> dict[str, str]:
 
 def _run(nodes: Sequence[Node], x: Any, runtime: _Runtime) -> Any:
     values: dict[str, Any] = {nodes[0].name: x}
-    readers = {
-        name: sum(name in node.inputs for node in nodes) for name in (node.name for node in nodes)
-    }
+    readers = {node.name: sum(node.name in other.inputs for other in nodes) for node in nodes}
     for node in nodes[1:]:
         inputs = [values[name] for name in node.inputs]
         for name in node.inputs:
             readers[name] -= 1
-            if not readers[name]:
-                values.pop(
-                    name, None
-                )  # without a compiler, memory is given back as the graph is walked
+            if not readers[name]:  # without a compiler, memory is freed as the graph is walked
+                values.pop(name, None)
         if node.kind not in _RECTIFIERS:
-            inputs = [_computed(value, runtime) for value in inputs]
+            inputs = [_compute(value, runtime) for value in inputs]
         values[node.name] = _RUN[node.kind](node, inputs, runtime)
-    return _computed(values[nodes[-1].name], runtime)
+    return _compute(values[nodes[-1].name], runtime)
 
 
-# ------------------------------------------------------------------------------------------------- convolutions and shapes
 def _convolution(node: Node, inputs: list[Any], runtime: _Runtime) -> Any:
     dtype = runtime.dtypes[node.name]
     x = ops.cast(inputs[0], dtype)
@@ -174,14 +191,14 @@ def _same_type(inputs: list[Any], node: Node, runtime: _Runtime) -> list[Any]:
     return [ops.cast(x, runtime.dtypes[node.name]) for x in inputs]
 
 
-# ----------------------------------------------------------------------------------------- normalisation and rectification
 def _group_normalization(node: Node, inputs: list[Any], runtime: _Runtime) -> _Scaled:
-    """keras-contrib's: (n, z, y, x, c) is reshaped, not transposed, to (n, groups, z, y, x, c / groups), so a group is a slab of
-    memory.
+    """That of keras-contrib, whose groups are slabs of memory.
 
-    Value i of a slab is scaled by gamma[group * c / groups + i % (c / groups)], likewise shifted.
+    It reshapes (n, z, y, x, c) to (n, groups, z, y, x, c / groups) without transposing. Value i of
+    a slab is scaled by gamma[group * c / groups + i % (c / groups)], and shifted likewise.
     """
-    x, groups, (channels, shape) = inputs[0], node.config["groups"], (node.shape[-1], node.shape)
+    x, groups, shape = inputs[0], node.config["groups"], node.shape
+    channels = shape[-1]
     size = int(np.prod(shape)) // groups
     mean, variance = _moments(ops.reshape(x, (-1, groups, size)), runtime)
     width = channels // groups
@@ -191,7 +208,8 @@ def _group_normalization(node: Node, inputs: list[Any], runtime: _Runtime) -> _S
     )
     scale = ops.rsqrt(variance + node.config["epsilon"])[..., None] * gamma
     shift = beta - mean[..., None] * scale
-    # Rows of all channels where slabs end between voxels, which they do but for odd sizes: long rows are fast, and match PReLU's.
+    # Slabs end between voxels, except for odd sizes. Rows of all channels then are fast, as long
+    # rows are, and match those of PReLU.
     row = channels if size % channels == 0 else width
     scale, shift = (ops.tile(each, (1, 1, row // width))[:, :, None, :] for each in (scale, shift))
     return _Scaled(ops.reshape(x, (-1, groups, size // row, row)), scale, shift, shape)
@@ -203,7 +221,7 @@ def _moments(x: Any, runtime: _Runtime) -> tuple[Any, Any]:
     if runtime.fused and x.shape[0]:
         import tensorflow as tf
 
-        # l2_loss squares and sums in one pass, where mean(square) would write the squares to memory.
+        # l2_loss squares and sums in one pass; mean(square) would write the squares to memory.
         slabs = tf.reshape(x, (-1, x.shape[-1]))
         squares = tf.stack([tf.nn.l2_loss(slabs[i]) for i in range(slabs.shape[0])])
         mean, square = tf.reduce_mean(x, -1), tf.reshape(squares, x.shape[:2]) * (2 / x.shape[-1])
@@ -226,11 +244,11 @@ def _rows(x: Any, shape: tuple[int, ...]) -> Any:
     return ops.reshape(x, (-1, 1, int(np.prod(shape[:3])), shape[-1]))
 
 
-def _rectified(node: Node, inputs: list[Any], runtime: _Runtime) -> Any:
-    """PReLU, leaky ReLU, ReLU: max(x, 0) + slope * min(x, 0), in the same pass as a normalisation before it."""
+def _rectify(node: Node, inputs: list[Any], runtime: _Runtime) -> Any:
+    """PReLU, leaky ReLU, ReLU: max(x, 0) + slope * min(x, 0), in one pass with a normalisation."""
     value, shape = inputs[0], node.shape
     if not isinstance(value, _Scaled) or value.x.shape[-1] != shape[-1]:
-        value = _Scaled(_rows(_computed(value, runtime), shape), None, None, shape)
+        value = _Scaled(_rows(_compute(value, runtime), shape), None, None, shape)
     if node.kind == "PReLU":
         alpha = node.weights["alpha"]
         per_channel = alpha.size == alpha.shape[-1]
@@ -244,7 +262,7 @@ def _rectified(node: Node, inputs: list[Any], runtime: _Runtime) -> Any:
     return _pass(value, ops.convert_to_tensor(slope, "float32"), runtime)
 
 
-def _computed(value: Any, runtime: _Runtime) -> Any:
+def _compute(value: Any, runtime: _Runtime) -> Any:
     return _pass(value, None, runtime) if isinstance(value, _Scaled) else value
 
 
@@ -263,8 +281,8 @@ def _scale_and_rectify(x: Any, scale: Any, shift: Any, slope: Any) -> Any:
 
 
 @cache
-def _fused_pass() -> Callable[..., Any]:
-    """The same in a single pass over memory: XLA, for these operations only, as its convolutions are slow on CPUs."""
+def _fused_pass() -> Any:
+    """The same in a single pass over memory, by XLA, whose convolutions are slow on CPUs."""
     import tensorflow as tf
 
     return tf.function(_scale_and_rectify, jit_compile=True, autograph=False)
@@ -284,7 +302,7 @@ _RUN: dict[str, Callable[[Node, list[Any], _Runtime], Any]] = {
     "Conv3DTranspose": _convolution,
     "GroupNormalization": _group_normalization,
     "BatchNormalization": _batch_normalization,
-    **dict.fromkeys(_RECTIFIERS, _rectified),
+    **dict.fromkeys(_RECTIFIERS, _rectify),
     "Activation": lambda node, inputs, runtime: _ACTIVATIONS[node.config["activation"]](inputs[0]),
     "MaxPooling3D": _pooling,
     "AveragePooling3D": _pooling,
