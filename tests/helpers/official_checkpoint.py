@@ -1,7 +1,7 @@
-"""Writes checkpoints in the format of the authors' files: Keras 2 names, keras-contrib group normalisation, code texts, HDF5 by
-h5py.
+"""Checkpoints in the format of the authors' files, with random weights.
 
-Written from the format, without Keras, so that the loader is not tested against itself.
+Keras 2 names, the group normalisation of keras-contrib, texts of source code. Written by h5py from
+the format, without Keras, so that the loader is not tested against itself.
 """
 
 import json
@@ -28,7 +28,10 @@ normFun = {name}
 
 
 class CheckpointWriter:
-    """A graph, layer by layer; each method returns the new layer's name. Weights are random but tame."""
+    """A graph, layer by layer, with random weights of ordinary size.
+
+    Each method adds a layer and returns its name.
+    """
 
     def __init__(self, tile, seed=0):
         self.tile, self.layers, self.weights, self.channels = tile, [], {}, {}
@@ -151,8 +154,10 @@ class CheckpointWriter:
         )
 
     def unet(self, filters=(32, 64, 128), convolutions=3, groups=8, shared=(1, 2, 3)):
-        """The published network: blocks of convolution, group normalisation and PReLU, strided down, transposed up, with
-        skips."""
+        """The published network: a U-Net of convolution, group normalisation and PReLU.
+
+        Strided convolutions lead down, transposed ones up.
+        """
 
         def block(x, count, grid):
             for _ in range(convolutions):

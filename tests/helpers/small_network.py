@@ -1,4 +1,7 @@
-"""A tiny embedded network with weights that do something everywhere: a new network's last layers are zeros."""
+"""A tiny embedded network whose weights do something everywhere.
+
+The last layers of a new network are zeros.
+"""
 
 import functools
 
@@ -10,7 +13,10 @@ SMALL = Architecture(channels=2, widths=(4, 8, 8), blocks=(1, 1, 1))
 
 
 def randomise(network, seed=0, positive=False):
-    """Random weights that keep the size of the features; positive ones let every voxel within reach count."""
+    """Give a network random weights that keep the size of the features.
+
+    With positive ones every voxel within reach counts.
+    """
     rng = np.random.default_rng(seed)
     for variable in network.model.trainable_variables:
         values = rng.standard_normal(variable.shape) / np.sqrt(max(1, np.prod(variable.shape[:-1])))
