@@ -1,4 +1,4 @@
-"""The windowed correlation against slow float64 definitions, and on half maps whose resolution is known at every place."""
+"""The local FSC against slow definitions in float64, and on halves of known resolution."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def box_mask(shape, margin):
 
 
 def slow_resolution(half1, half2, rate, centre, edge, threshold):
-    """One window by the definition, in float64: whitened halves, a loop over the voxels' distances, a loop over the shells."""
+    """One window by the definition, in float64, with loops over voxels and shells."""
     mean = (half1.astype(float) + half2) / 2
     amplitude = np.sqrt(spectrum.power(np.fft.rfftn(mean - mean.mean()), mean.shape, rate))
     gain = 1 / np.maximum(amplitude, 1e-5 * amplitude.max())
@@ -80,7 +80,9 @@ def test_curves_are_those_of_the_whole_map():
     rng = np.random.default_rng(1)
     a = rng.standard_normal((5, 18, 18, 18)).astype(np.float32)
     b = (a + rng.standard_normal(a.shape)).astype(np.float32)
-    curves = blocres._curves(a * soft_sphere(18), b * soft_sphere(18), blocres._shell_sums(18))
+    curves = blocres._fsc_curves(
+        a * soft_sphere(18), b * soft_sphere(18), spectrum.shell_matrix(18)
+    )
     for curve, one, two in zip(curves, a, b, strict=True):
         np.testing.assert_allclose(
             curve, spectrum.fsc(one * soft_sphere(18), two * soft_sphere(18))[1], atol=1e-5
@@ -93,7 +95,7 @@ def test_crossing_is_that_of_a_single_curve(values, threshold):
     curve = np.array([1.0, *values])
     k = np.arange(len(curve)) * 0.1
     expected = min(spectrum.resolution(k, curve, threshold), 10.0)  # never coarser than shell 1
-    assert 1 / (0.1 * blocres._crossing(curve[None], threshold)[0]) == pytest.approx(
+    assert 1 / (0.1 * blocres._find_crossings(curve[None], threshold)[0]) == pytest.approx(
         expected, rel=1e-3
     )
 
@@ -164,13 +166,13 @@ def test_the_grid_serves_every_voxel_of_the_mask_and_has_no_spare_points(shape, 
     needed = np.zeros([-(-n // step) + 1 for n in shape], bool)
     for voxel in np.argwhere(mask):
         needed[tuple(slice(v // step, v // step + 2) for v in voxel)] = True
-    np.testing.assert_array_equal(blocres._nodes(mask, step), needed)
+    np.testing.assert_array_equal(blocres._grid_points(mask, step), needed)
 
 
 def test_between_the_grids_points_the_frequency_is_interpolated():
     frequency = np.random.default_rng(4).uniform(0.1, 0.4, (4, 5, 6)).astype(np.float32)
     mask = np.ones((9, 12, 15), bool)
-    got = blocres._spread(frequency, mask, 3, 100.0)
+    got = blocres._interpolate(frequency, mask, 3, 100.0)
     np.testing.assert_allclose(got[::3, ::3, ::3], 1 / frequency[:3, :4, :5], rtol=1e-5)
     np.testing.assert_allclose(
         1 / got[1, 2, 4],
@@ -185,6 +187,16 @@ def test_a_step_costs_little(five):
         local_fsc(*five, 1.2, inside, window=24.0, step=step)[inside] for step in (1, 4)
     )
     assert np.abs(coarse / fine - 1).mean() < 0.03
+
+
+def test_threads_are_those_of_the_machine(five, monkeypatch):
+    monkeypatch.setattr(blocres, "cpu_cores", lambda: 3)
+    threads = []
+    inside = box_mask(five[0].shape, 14)
+    local_fsc(
+        *five, 1.2, inside, window=24.0, progress=lambda *_: threads.append(fft.get_workers())
+    )
+    assert set(threads) == {3} and fft.get_workers() == 1
 
 
 def test_progress_reaches_its_end(five):

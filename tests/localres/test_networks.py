@@ -1,9 +1,8 @@
-"""The networks, their files, their training and their use on maps, with random weights."""
-
-import json
+"""The networks for local resolution and their files, and their use on maps with random weights."""
 
 import numpy as np
 import pytest
+from random_localres import WIDTHS, random_network
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres import predict
@@ -16,34 +15,12 @@ from deepemhancer_plugin.core.localres.networks import (
     load_weights,
     save_weights,
 )
-from deepemhancer_plugin.core.localres.train import Settings, Trainer, progress_rate
-from deepemhancer_plugin.core.simulation import from_structure
-from deepemhancer_plugin.core.simulation.synthetic import build_protein
 from deepemhancer_plugin.core.weights import networks as enhancing
-
-SMALL = {"dense": (8, 4, 2), "published": (3, 4)}
-
-
-def randomised(kind, span=RANGES["1.0"], seed=0):
-    """A small network that does something everywhere and stays within the range.
-
-    A new one's last layers are zeros.
-    """
-    network = build(kind, span, SMALL[kind])
-    rng = np.random.default_rng(seed)
-    for variable in network.model.trainable_variables:
-        if variable.path.endswith("kernel"):
-            variable.assign(
-                rng.standard_normal(variable.shape)
-                / np.sqrt(max(1, np.prod(variable.shape[:-1])))
-                * 0.7
-            )
-    return network
 
 
 @pytest.fixture(scope="module")
 def dense():
-    return randomised("dense")
+    return random_network("dense")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +51,8 @@ def test_channels_come_last_whatever_keras_thinks():
 
     keras.config.set_image_data_format("channels_first")
     try:
-        boxes = randomised("published").model(np.zeros((2, 13, 13, 13, 1)))
-        blocks = randomised("dense").model(np.zeros((1, 3, 4, 5, len(BANDS) * len(SPREADS))))
+        boxes = random_network("published").model(np.zeros((2, 13, 13, 13, 1)))
+        blocks = random_network("dense").model(np.zeros((1, 3, 4, 5, len(BANDS) * len(SPREADS))))
     finally:
         keras.config.set_image_data_format("channels_last")
     assert boxes.shape == (2, 1) and blocks.shape == (1, 3, 4, 5, 1)
@@ -89,7 +66,7 @@ def test_published_network_is_the_papers():
 
 @pytest.mark.parametrize("kind", ["dense", "published"])
 def test_weights_come_back_as_they_were_saved(kind, tmp_path):
-    network = randomised(kind)
+    network = random_network(kind)
     network.calibration = [3.0, 4.0], [3.1, 3.9]
     save_weights(tmp_path / "w.npz", network, {"step": 7})
     again, facts = load_weights(tmp_path / "w.npz")
@@ -97,7 +74,7 @@ def test_weights_come_back_as_they_were_saved(kind, tmp_path):
         facts == {"step": 7}
         and again.kind == kind
         and again.span == network.span
-        and again.widths == SMALL[kind]
+        and again.widths == WIDTHS[kind]
         and again.calibration == ([3.0, 4.0], [3.1, 3.9])
     )
     for one, other in zip(
@@ -108,7 +85,7 @@ def test_weights_come_back_as_they_were_saved(kind, tmp_path):
 
 
 def test_calibration_that_does_not_rise_is_refused(tmp_path):
-    network = randomised("dense")
+    network = random_network("dense")
     for calibration in (([4.0, 3.0], [3.0, 4.0]), ([3.0, 4.0], [3.0])):
         network.calibration = calibration
         save_weights(tmp_path / "w.npz", network, {})
@@ -118,7 +95,7 @@ def test_calibration_that_does_not_rise_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["dense", "published"])
 def test_files_of_the_enhancers_networks_are_refused_and_the_other_way_round(kind, tmp_path):
-    save_weights(tmp_path / "localres.npz", randomised(kind), {})
+    save_weights(tmp_path / "localres.npz", random_network(kind), {})
     with pytest.raises(InputError, match=r"localres\.npz: not a weights file.*deepemhancer train"):
         enhancing.load_weights(tmp_path / "localres.npz")
     small = enhancing.Architecture(1, (4, 4), (1, 1), "none", 1, "published")
@@ -130,7 +107,7 @@ def test_files_of_the_enhancers_networks_are_refused_and_the_other_way_round(kin
 def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path):
     (tmp_path / "text.npz").write_text("no weights")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    save_weights(tmp_path / "broken.npz", randomised("dense"), {})
+    save_weights(tmp_path / "broken.npz", random_network("dense"), {})
     with np.load(tmp_path / "broken.npz") as data:
         arrays = dict(data)
     name = next(n for n in arrays if n.endswith("kernel"))
@@ -164,7 +141,7 @@ def test_scale_and_level_of_the_map_do_not_matter(dense, volume, mask):
 
 def test_slabs_give_what_the_whole_map_gives(dense, volume, mask, monkeypatch):
     found = predict.predict_resolution(volume, mask, 1.0, dense)
-    monkeypatch.setattr(predict, "SLAB", 1)
+    monkeypatch.setattr(predict, "BLOCKS_AT_A_TIME", 1)
     np.testing.assert_allclose(
         predict.predict_resolution(volume, mask, 1.0, dense), found, rtol=1e-4
     )
@@ -192,7 +169,7 @@ def test_other_sampling_rates_come_back_on_the_maps_grid(dense, volume, mask, ra
 
 
 def test_sliding_windows_see_the_box_around_each_voxel(volume, mask):
-    network = randomised("published")
+    network = random_network("published")
     found = predict.predict_resolution(volume, mask, 1.0, network)
     level = np.median(volume[~mask])
     for z, y, x in np.argwhere(mask)[::197]:
@@ -206,60 +183,6 @@ def test_mask_of_another_box_and_empty_mask_are_errors(dense, volume, mask):
         predict.predict_resolution(volume, mask[1:], 1.0, dense)
     with pytest.raises(InputError, match="empty"):
         predict.predict_resolution(volume, np.zeros_like(mask), 1.0, dense)
-
-
-# ---------------------------------------------------------------------------------------------------------------------- training
-
-
-@pytest.fixture(scope="module")
-def molecules():
-    return [from_structure(build_protein(0))]
-
-
-def settings(kind, **changes):
-    chosen = {
-        "edge": 32,
-        "batch": 2,
-        "boxes": 8,
-        "steps": 60,
-        "warmup": 5,
-        "pool": 12,
-        "renew": 20,
-        "average": 0.8,
-        "validate_every": 30,
-        "validation_volumes": 8,
-        "learning_rate": 1e-2,
-        **changes,
-    }
-    return Settings(kind=kind, widths=SMALL[kind], **chosen)
-
-
-@pytest.mark.parametrize("kind", ["dense", "published"])
-def test_training_learns_resumes_and_saves(kind, molecules, tmp_path):
-    entries = []
-    Trainer(settings(kind, steps=30), tmp_path).run(molecules, molecules, entries.append)
-    resumed = Trainer(settings(kind), tmp_path)
-    assert resumed.step == 30 and resumed.minutes > 0
-    resumed.run(molecules, molecules, entries.append)
-    assert [e["step"] for e in json.loads((tmp_path / "history.json").read_text())] == [
-        e["step"] for e in resumed.history
-    ]
-    assert resumed.history[-1]["step"] == 60 and np.isfinite(resumed.history[-1]["rms"])
-    if kind == "dense":
-        assert entries[-1]["mae"] < entries[0]["mae"]
-    network, facts = load_weights(tmp_path / "weights.npz")
-    assert facts["step"] == 60 and network.kind == kind
-    finished = Trainer(settings(kind), tmp_path)
-    finished.run(
-        molecules, molecules, lambda e: pytest.fail("a finished training does nothing more")
-    )
-
-
-def test_rate_warms_up_and_falls_to_a_hundredth():
-    s = settings("dense", steps=1000, warmup=10)
-    assert progress_rate(s, 0, 0) == pytest.approx(1e-3, rel=0.01)
-    assert progress_rate(s, 500, 0) == pytest.approx(0.505e-2, rel=1e-3)
-    assert progress_rate(s, 1000, 0) == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_reach_is_what_a_block_sees(dense):

@@ -1,1 +1,1 @@
-"""Local resolution: by deep learning from the map alone, and by the windowed correlation of the half maps."""
+"""Local resolution: read off a map by a network, and measured between half maps."""

@@ -5,15 +5,13 @@ import numpy as np
 PERCENTILES = (5, 20, 25, 50, 75, 80, 95)
 
 
-def statistics(values: np.ndarray) -> dict[str, float]:
-    """Median, percentiles, mean and standard deviation of the voxels' resolutions, in A."""
-    percentiles = {
-        f"percentile_{p}": round(float(v), 3)
-        for p, v in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)
+def summarize(values: np.ndarray) -> dict[str, float]:
+    """Give median, mean, standard deviation and percentiles of the voxels' resolutions, in A."""
+    numbers = {
+        "median": np.median(values),
+        "mean": values.mean(dtype=np.float64),
+        "std": values.std(dtype=np.float64),
     }
-    return {
-        "median": round(float(np.median(values)), 3),
-        "mean": round(float(values.mean(dtype=np.float64)), 3),
-        "std": round(float(values.std(dtype=np.float64)), 3),
-        **percentiles,
-    }
+    for p, value in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True):
+        numbers[f"percentile_{p}"] = value
+    return {name: round(float(value), 3) for name, value in numbers.items()}

@@ -1,44 +1,53 @@
-"""Training of either network on volumes made on the fly; stopped and run again, it goes on from its checkpoint."""
+"""Training of the networks that see local resolution, on volumes simulated on the fly."""
 
-import json
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepemhancer_plugin.core.backend import import_keras
 from deepemhancer_plugin.core.localres.data import (
-    BLOCK,
-    RANGES,
+    VOLUMES_PER_POSE,
     LabelledVolume,
     draw_boxes,
-    local_spectra,
     simulate_pool,
 )
+from deepemhancer_plugin.core.localres.inputs import BLOCK, RANGES, local_spectra
 from deepemhancer_plugin.core.localres.networks import build, save_weights
 from deepemhancer_plugin.core.simulation import Molecule
+from deepemhancer_plugin.core.training.optimizers import make_optimizer
+from deepemhancer_plugin.core.training.run import Run, Schedule
 
-MARGIN = 1  # blocks at the faces of a training volume that do not count: beyond them the network sees nothing, which a map would have
-HUBER = 0.1  # of log(resolution): errors beyond 10 % count linearly
+MARGIN = 1  # blocks at the faces of a volume that do not count: a map would go on beyond them
+HUBER = 0.1  # of ln(resolution): errors beyond 10 % count linearly
+LEAST_WEIGHT = 8.0  # blocks: volumes with less of a molecule count less
+FINEST = 0.1  # A: finer predictions are taken for it
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to train.
 
-    rate             "1.0" or "0.5": which range of resolutions (data.RANGES)
-    kind             "dense" (ours) or "published"
-    edge, batch      edge of the volumes in voxels, and how many make a step
-    boxes            of each volume for the published network
-    steps, minutes   the training ends after that many steps or minutes (the minutes of resumed runs are added up)
-    learning_rate    peak of Adam's: warm-up, then a cosine down to a hundredth
-    pool             volumes held in memory; four of them are replaced each `renew` steps
-    average          momentum of the weights' moving average, which is what is saved
+    Attributes:
+        rate: "1.0" or "0.5", A/voxel, and so the range of resolutions (`data.RANGES`).
+        kind: "dense" (ours) or "published".
+        widths: of the network's layers; None: those of its kind.
+        edge: of the volumes in voxels, a multiple of four.
+        batch: volumes of a step.
+        boxes: of each volume for the published network.
+        steps: the training ends after so many steps,
+        minutes: or after so many minutes, those of earlier runs included.
+        learning_rate: the highest.
+        warmup: steps until it is reached.
+        pool: volumes held in memory.
+        renew: steps after which the four oldest volumes are replaced.
+        average: momentum of the moving average of the weights, which is what is saved.
+        validate_every: steps between two validations.
+        validation_volumes: volumes of a validation.
+        seed: of all random numbers.
     """
 
     rate: str = "1.0"
@@ -59,145 +68,118 @@ class Settings:
     seed: int = 0
 
 
-def progress_rate(settings: Settings, step: int, minutes: float) -> float:
-    """The cosine schedule: progress is the larger of the shares of steps and of minutes that are spent."""
-    progress = min(1.0, max(step / settings.steps, minutes / settings.minutes))
-    return (
-        settings.learning_rate
-        * min(1.0, (step + 1) / settings.warmup)
-        * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-    )
-
-
 @dataclass(frozen=True)
 class Example:
-    """What a volume is to the dense network: spectra (z, y, x, 32), ln(resolution) and weight (z, y, x) of each block of 4^3 voxels."""
+    """What a volume is to the dense network, for each block of 4^3 voxels.
+
+    Attributes:
+        spectra: local spectra (z, y, x, 32).
+        log_label: ln(resolution in A) (z, y, x).
+        weight: in the loss (z, y, x).
+    """
 
     spectra: np.ndarray
     log_label: np.ndarray
     weight: np.ndarray
 
 
-def example(volume: LabelledVolume) -> Example:
-    """A block counts by how much of it is in the molecule, and the volumes alike, however little of a molecule is in them."""
+def make_example(volume: LabelledVolume) -> Example:
+    """Make an example of a volume.
+
+    A block counts by how much of it is in the molecule, and the volumes alike, however little of a
+    molecule is in them.
+    """
     blocks = [n for edge in volume.data.shape for n in (edge // BLOCK, BLOCK)]
-    weight = np.zeros([edge // BLOCK for edge in volume.data.shape], np.float32)
-    inner = slice(MARGIN, -MARGIN)
-    weight[inner, inner, inner] = volume.inside.reshape(blocks).mean((1, 3, 5), dtype=np.float32)[
-        inner, inner, inner
-    ]
-    return Example(
-        local_spectra(volume.data),
-        np.log(volume.label).reshape(blocks).mean((1, 3, 5)),
-        weight * (weight.size / max(weight.sum(), 8.0)),
-    )
+    covered = volume.inside.reshape(blocks).mean((1, 3, 5), dtype=np.float32)
+    inner = (slice(MARGIN, -MARGIN),) * 3
+    weight = np.zeros_like(covered)
+    weight[inner] = covered[inner]
+    weight *= weight.size / max(weight.sum(), LEAST_WEIGHT)
+    log_label = np.log(volume.label).reshape(blocks).mean((1, 3, 5))
+    return Example(local_spectra(volume.data), log_label, weight)
 
 
-class Trainer:
-    """A network, its optimizer and their checkpoint in `folder`: checkpoint.npz (all that resuming needs), weights.npz, history.json."""
+class Trainer(Run):
+    """A network for local resolution in training.
 
-    def __init__(self, settings: Settings, folder: Path):
-        import keras
+    Attributes:
+        range: of resolutions.
+    """
 
-        self.settings, self.folder, self.span = settings, folder, RANGES[settings.rate]
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        """Make the network, or go on from the folder's checkpoint.
+
+        Args:
+            settings: how to train.
+            folder: for the files (`run.Run`).
+
+        Raises:
+            InputError: the checkpoint is damaged or that of another network.
+        """
+        keras = import_keras()
+        self.range = RANGES[settings.rate]
         keras.utils.set_random_seed(settings.seed)
-        self.network = build(settings.kind, self.span, settings.widths)
-        # As published: the mean squared error of the resolution. Ours: Huber's loss of its logarithm, as errors grow with the resolution.
-        loss = (
-            keras.losses.MeanSquaredError()
-            if settings.kind == "published"
-            else keras.losses.Huber(HUBER)
-        )
-        self.optimizer = keras.optimizers.Adam(
+        network = build(settings.kind, self.range, settings.widths)
+        # As published: the mean squared error of the resolution. Ours: Huber's loss of its
+        # logarithm, as errors grow with the resolution.
+        published = settings.kind == "published"
+        loss = keras.losses.MeanSquaredError() if published else keras.losses.Huber(HUBER)
+        optimizer = make_optimizer("adam", settings.learning_rate, settings.average)
+        network.model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
+        optimizer.build(network.model.trainable_variables)
+        schedule = Schedule(
             settings.learning_rate,
-            global_clipnorm=1.0,
-            use_ema=True,
-            ema_momentum=settings.average,
-            ema_overwrite_frequency=None,
+            settings.warmup,
+            settings.steps,
+            settings.minutes,
+            settings.validate_every,
         )
-        self.network.model.compile(optimizer=self.optimizer, loss=loss, jit_compile=False)
-        self.optimizer.build(self.network.model.trainable_variables)
-        self.step, self.minutes, self.history = 0, 0.0, []  # type: ignore[var-annotated]
-        if (folder / "checkpoint.npz").exists():
-            self._resume()
+        super().__init__(settings, folder, network, optimizer, schedule)
 
-    def _variables(self) -> list:
-        return [*self.network.model.variables, *self.optimizer.variables]
+    def write_weights(self, path: Path, facts: dict[str, Any]) -> None:
+        """Write the network's present weights and how they were trained (`facts`)."""
+        save_weights(path, self.network, facts)
 
-    def _resume(self) -> None:
-        with np.load(self.folder / "checkpoint.npz", allow_pickle=False) as data:
-            state = json.loads(str(data["state"]))
-            for i, variable in enumerate(self._variables()):
-                variable.assign(data[f"v{i}"])
-        self.step, self.minutes, self.history = state["step"], state["minutes"], state["history"]
-
-    def save(self) -> None:
-        """Write the checkpoint, the averaged weights and the history; each replaces its predecessor whole."""
-        state = json.dumps({"step": self.step, "minutes": self.minutes, "history": self.history})
-        arrays: dict[str, Any] = {f"v{i}": np.asarray(v) for i, v in enumerate(self._variables())}
-        np.savez(self.folder / "checkpoint.tmp.npz", state=state, **arrays)
-        os.replace(self.folder / "checkpoint.tmp.npz", self.folder / "checkpoint.npz")
-        with self.averaged():
-            save_weights(
-                self.folder / "weights.npz",
-                self.network,
-                {
-                    "step": self.step,
-                    "minutes": round(self.minutes, 1),
-                    "settings": asdict(self.settings),
-                },
-            )
-        (self.folder / "history.json").write_text(json.dumps(self.history, indent=1))
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it the network bears the moving average of its weights."""
-        variables = self.network.model.trainable_variables
-        now = [np.asarray(v) for v in variables]
-        for variable, mean in zip(
-            variables, self.optimizer._model_variables_moving_average, strict=True
-        ):
-            variable.assign(mean)
-        try:
-            yield
-        finally:
-            for variable, value in zip(variables, now, strict=True):
-                variable.assign(value)
-
-    def _made(self, molecules: Sequence[Molecule], rng: np.random.Generator, poses: int) -> list:
+    def _simulate(
+        self, molecules: Sequence[Molecule], rng: np.random.Generator, poses: int
+    ) -> list[Any]:
         """Volumes of so many poses, as examples where the dense network is trained."""
-        volumes = simulate_pool(molecules, rng, self.span, self.settings.edge, poses)
-        return [example(v) for v in volumes] if self.settings.kind == "dense" else volumes
+        volumes = simulate_pool(molecules, rng, self.range, self.settings.edge, poses)
+        return [make_example(v) for v in volumes] if self.settings.kind == "dense" else volumes
 
-    def _arrays(self, some: Sequence, rng: np.random.Generator) -> tuple:
-        """Inputs, targets and weights of a step."""
+    def _make_batch(
+        self, volumes: Sequence[Any], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Inputs, targets and, for the dense network, weights."""
         if self.settings.kind == "dense":
             return (
-                np.stack([e.spectra for e in some]),
-                np.stack([e.log_label for e in some])[..., None],
-                np.stack([e.weight for e in some]),
+                np.stack([example.spectra for example in volumes]),
+                np.stack([example.log_label for example in volumes])[..., None],
+                np.stack([example.weight for example in volumes]),
             )
-        found, labels = (
-            np.concatenate(parts)
-            for parts in zip(*(draw_boxes(v, rng, self.settings.boxes) for v in some), strict=True)
+        boxes, labels = zip(
+            *(draw_boxes(volume, rng, self.settings.boxes) for volume in volumes), strict=True
         )
-        return found[..., None], labels[:, None], None
+        return np.concatenate(boxes)[..., None], np.concatenate(labels)[:, None], None
 
-    def validate(self, held_out: Sequence) -> dict[str, float]:
-        """Of the averaged network on held-out volumes: median, mean absolute value and root mean square of ln(predicted / true), in per cent."""
+    def validate(self, held_out: Sequence[Any]) -> dict[str, float]:
+        """Measure the averaged network on held-out volumes.
+
+        Returns:
+            Of ln(predicted / true resolution), in per cent: "bias", the median; "rms", the root
+            mean square; "mae", the mean absolute value.
+        """
         errors = []
         with self.averaged():
             for i in range(0, len(held_out), self.settings.batch):
-                inputs, targets, weights = self._arrays(
+                inputs, targets, weights = self._make_batch(
                     held_out[i : i + self.settings.batch], np.random.default_rng(i)
                 )
                 predicted = np.asarray(self.network.model.predict_on_batch(inputs))
-                errors.append(
-                    (np.log(np.maximum(predicted, 0.1)) - np.log(targets)).ravel()
-                    if weights is None
-                    else (predicted - targets)[..., 0][weights > 0]
-                )
+                if weights is None:
+                    errors.append(np.log(np.maximum(predicted, FINEST) / targets).ravel())
+                else:
+                    errors.append((predicted - targets)[..., 0][weights > 0])
         every = 100 * np.concatenate(errors)
         return {
             "bias": float(np.median(every)),
@@ -209,52 +191,34 @@ class Trainer:
         self,
         train: Sequence[Molecule],
         held_out: Sequence[Molecule],
-        report: Callable[[dict], None],
+        report: Callable[[dict[str, Any]], None],
     ) -> None:
-        """Train until the settings' steps or minutes are spent, validating and saving on the way; `report` gets every history entry."""
-        s = self.settings
-        if self.step >= s.steps or self.minutes >= s.minutes:
-            return  # a finished training, started again
-        validation = self._made(
-            held_out, np.random.default_rng([s.seed, 10**6]), s.validation_volumes // 4
-        )
-        rng = np.random.default_rng([s.seed, self.step])
-        pool = self._made(train, rng, s.pool // 4)
-        started, before, losses, oldest = time.monotonic(), self.minutes, [], 0
-        while self.step < s.steps and self.minutes < s.minutes:
-            if self.step % s.renew == 0:
-                pool[oldest : oldest + 4] = self._made(train, rng, 1)
-                oldest = (oldest + 4) % len(pool)
-            rate = progress_rate(s, self.step, self.minutes)
-            self.optimizer.learning_rate.assign(rate)
-            inputs, targets, weights = self._arrays(
-                [pool[i] for i in rng.choice(len(pool), s.batch, replace=False)], rng
-            )
-            losses.append(
-                float(self.network.model.train_on_batch(inputs, targets, sample_weight=weights))
-            )
-            self.step += 1
-            self.minutes = before + (time.monotonic() - started) / 60
-            if not math.isfinite(losses[-1]):
-                raise FloatingPointError(
-                    f"the loss became {losses[-1]} at step {self.step}; lower the learning rate"
-                )
-            if self.step % s.validate_every == 0:
-                self._note(rate, losses, validation, report)
-                losses = []
-                self.save()
-        self._note(rate, losses, validation, report)
-        self.save()
+        """Train until the settings' steps or minutes are spent.
 
-    def _note(
-        self, rate: float, losses: list[float], validation: Sequence, report: Callable[[dict], None]
-    ) -> None:
-        entry = {
-            "step": self.step,
-            "minutes": round(self.minutes, 2),
-            "rate": rate,
-            "loss": float(np.mean(losses)) if losses else 0.0,
-            **self.validate(validation),
-        }
-        self.history.append(entry)
-        report(entry)
+        Args:
+            train: molecules to train on.
+            held_out: molecules to validate on.
+            report: is called with each new entry of the history.
+        """
+        if self.finished:
+            return
+        settings = self.settings
+        validation_rng = np.random.default_rng([settings.seed, 10**6])
+        validation = self._simulate(
+            held_out, validation_rng, settings.validation_volumes // VOLUMES_PER_POSE
+        )
+        rng = np.random.default_rng([settings.seed, self.step])
+        pool = self._simulate(train, rng, settings.pool // VOLUMES_PER_POSE)
+        oldest = 0
+
+        def take_step() -> float:
+            nonlocal oldest
+            if self.step % settings.renew == 0:
+                pool[oldest : oldest + VOLUMES_PER_POSE] = self._simulate(train, rng, 1)
+                oldest = (oldest + VOLUMES_PER_POSE) % len(pool)
+            chosen = rng.choice(len(pool), settings.batch, replace=False)
+            inputs, targets, weights = self._make_batch([pool[i] for i in chosen], rng)
+            model = self.network.model
+            return float(model.train_on_batch(inputs, targets, sample_weight=weights))
+
+        self.take_steps(take_step, lambda: self.validate(validation), report)
