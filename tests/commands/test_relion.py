@@ -1,4 +1,4 @@
-"""The program that RELION calls: its options, its log, its exit status, and every failure that the enhancement itself can bring."""
+"""The program that RELION calls: options, log, exit status, and how the enhancement can fail."""
 
 import fcntl
 import json
@@ -13,13 +13,11 @@ import pytest
 from relion_files import blob, copying, program, read, write_iteration
 from small_network import SMALL, randomise
 
+from deepemhancer_plugin.core import enhance
 from deepemhancer_plugin.core.commands import main as cli
-from deepemhancer_plugin.core.devices import select_devices
-from deepemhancer_plugin.core.enhancement.enhance import Options, enhance
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.relion import external
-from deepemhancer_plugin.core.relion.settings import PREFIX, Settings, settings_from
-from deepemhancer_plugin.core.weights.embedded import load_file
+from deepemhancer_plugin.core.relion.settings import PREFIX, Settings, read_settings
 from deepemhancer_plugin.core.weights.networks import Embedded, save_weights
 
 LOG = "out/run_deepemhancer.jsonl"
@@ -34,7 +32,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def star(tmp_path, monkeypatch, weights):
-    """A half past the gate, in the working directory, with a program that reconstructs it and small weights."""
+    """A half past the gate, with a program that reconstructs it, and small weights."""
     for key in [key for key in os.environ if key.startswith(PREFIX)]:
         monkeypatch.delenv(key)
     monkeypatch.chdir(tmp_path)
@@ -58,10 +56,12 @@ def log_of(tmp_path):
 
 
 def test_half_past_the_gate_is_enhanced(tmp_path, star, weights, monkeypatch):
-    monkeypatch.setattr(external, "KEPT", -1)  # what random weights make looks like nothing
+    monkeypatch.setattr(
+        external, "LEAST_CORRELATION", -1
+    )  # what random weights make looks like nothing
     assert cli.main(["relion", star]) == 0
-    options = Options(precision="float32", average=1, amplitudes=False, band_limit=False)
-    expected = enhance([blob()], 1.5, load_file(weights), select_devices("-1"), options).data
+    options = {"precision": "float32", "average": 1, "amplitudes": False, "band_limit": False}
+    expected = enhance(blob(), sampling_rate=1.5, weights=weights, device="-1", **options).data
     np.testing.assert_allclose(
         read(tmp_path / result_of(star)),
         expected * (blob().max() / expected.max()),
@@ -103,8 +103,8 @@ def test_half_that_the_network_leaves_nothing_of_is_left_to_relion(
     np.testing.assert_array_equal(read(tmp_path / result_of(star)), blob())
     (line,) = log_of(tmp_path)
     assert (
-        (line["enhanced"], line["status"], line["kept"]) == (False, 0, 0)
-        and "too little" in line["why"]
+        (line["enhanced"], line["status"], line["correlation"]) == (False, 0, 0)
+        and "correlates" in line["why"]
         and "left to RELION" in line["why"]
     )
     assert f"warning: {result_of(star)}: {line['why']}" in capsys.readouterr().err
@@ -136,12 +136,11 @@ def failing_network(value, path):
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        ("missing weights", "no such file; embedded, official or a weights file is needed"),
+        ("missing weights", "none.npz: no such file"),
         ("NaN", "voxels that are NaN"),
         ("no GPU", "there is no GPU 7"),
         ("wrong box", "RELION asked for 40"),
         ("program", "ended with status 5"),
-        ("lock", "cannot be opened"),
         ("not weights", "weights"),
     ],
 )
@@ -160,8 +159,6 @@ def test_failures(tmp_path, star, monkeypatch, capsys, failure, words):
             monkeypatch.setenv(PREFIX + "RECONSTRUCT", copying(tmp_path, blob(38), "other"))
         case "program":
             monkeypatch.setenv(PREFIX + "RECONSTRUCT", program(tmp_path, "exit 5", "other"))
-        case "lock":
-            monkeypatch.setenv(PREFIX + "LOCK", str(tmp_path / "no/lock"))
     assert cli.main(["relion", star]) == 1
     message = capsys.readouterr().err
     assert (
@@ -171,6 +168,15 @@ def test_failures(tmp_path, star, monkeypatch, capsys, failure, words):
     )
     assert not (tmp_path / result_of(star)).exists() and not list((tmp_path / "out").glob(".*"))
     assert log_of(tmp_path)[0]["status"] == 1 and words in log_of(tmp_path)[0]["error"]
+
+
+def test_lock_that_cannot_be_had_ends_no_refinement(tmp_path, star, monkeypatch, capsys):
+    monkeypatch.setenv(PREFIX + "LOCK", str(tmp_path / "no/lock"))
+    monkeypatch.setattr(external, "LEAST_CORRELATION", -1)
+    assert cli.main(["relion", star]) == 0
+    message = capsys.readouterr().err
+    assert message.startswith("deepemhancer: warning: lock ") and message.count("\n") == 1
+    assert log_of(tmp_path)[0]["enhanced"] and (tmp_path / result_of(star)).exists()
 
 
 def started(star):
@@ -184,7 +190,7 @@ def started(star):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_while_it_waits_for_the_device(tmp_path, star, number):
-    """Killed between the reconstruction and the result: nothing has the result's name; the next call cleans up and succeeds."""
+    """Nothing has the result's name then; the next call cleans up and succeeds."""
     with open(tmp_path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with started(star) as process:
@@ -238,11 +244,8 @@ def test_usage(star):
         assert caught.value.code == 2
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- settings
-
-
 def test_defaults_are_the_papers():
-    assert settings_from({"HOME": "/", "PATH": ""}) == Settings(
+    assert read_settings({"HOME": "/", "PATH": ""}) == Settings(
         healpix_order=4, weights="embedded", reconstruct="relion_external_reconstruct"
     )
 
@@ -250,7 +253,7 @@ def test_defaults_are_the_papers():
 def test_variables_win_over_the_file(tmp_path):
     config = tmp_path / "relion.toml"
     config.write_text('healpix_order = 5\nvariant = "highRes"\ngpu = 1\n')
-    got = settings_from(
+    got = read_settings(
         {
             PREFIX + "CONFIG": str(config),
             PREFIX + "VARIANT": "wideTarget",
@@ -289,10 +292,10 @@ def test_wrong_settings(tmp_path, variables, toml, words):
         {PREFIX + "CONFIG": str(config)} if toml else {}
     )
     with pytest.raises(InputError, match=words.replace("[", r"\[")) as caught:
-        settings_from(environment)
+        read_settings(environment)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file_of_settings(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        settings_from({PREFIX + "CONFIG": str(tmp_path / "none.toml")})
+        read_settings({PREFIX + "CONFIG": str(tmp_path / "none.toml")})

@@ -1,4 +1,4 @@
-"""Files as RELION 3.1, 4.0 and 5.0 write them around an external reconstruction, and programs that stand in for its reconstruction."""
+"""Files as RELION 3.1, 4.0 and 5.0 write them, and programs in place of its reconstruction."""
 
 import warnings
 from pathlib import Path
@@ -33,7 +33,10 @@ def write_iteration(
     rate: float = RATE,
     **general,
 ) -> str:
-    """The star file of one reconstruction (returned, relative to `folder`) and the metadata of the iteration before."""
+    """Write one reconstruction's star file and the metadata of the iteration before.
+
+    Returns the star file's path, relative to `folder`.
+    """
     middle = f"_half{half}" if half else ""
     stem = f"{root}_it{iteration:03d}{middle}_{kind}_external_reconstruct"
     (folder / root).parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,8 @@ def write_iteration(
                 "rlnHealpixOrderOriginal": 2,
             },
         )
-        + f"\n{HEADER[version]}\n\ndata_sampling_directions\n\nloop_ \n_rlnAngleRot #1 \n_rlnAngleTilt #2 \n   45.0    85.2 \n   50.6    80.4 \n \n"
+        + f"\n{HEADER[version]}\n\ndata_sampling_directions\n\nloop_ \n"
+        "_rlnAngleRot #1 \n_rlnAngleTilt #2 \n   45.0    85.2 \n   50.6    80.4 \n \n"
     )
     optimiser = {
         "rlnOutputRootName": root,
@@ -100,7 +104,8 @@ def write_iteration(
                 "model_general",
                 {"rlnOriginalImageSize": box, "rlnPixelSize": rate, "rlnNrClasses": 1},
             )
-            + f"\n{HEADER[version]}\n\ndata_model_classes\n\nloop_ \n_rlnReferenceImage #1 \n_rlnClassDistribution #2 \n{before}_x.mrc 1.0 \n \n"
+            + f"\n{HEADER[version]}\n\ndata_model_classes\n\nloop_ \n"
+            f"_rlnReferenceImage #1 \n_rlnClassDistribution #2 \n{before}_x.mrc 1.0 \n \n"
         )
     return f"{stem}.star"
 
@@ -119,7 +124,7 @@ echo "$star" >>'{folder}/calls'
 
 
 def blob(box: int = BOX) -> np.ndarray:
-    """A molecule of sorts in noise (z, y, x), off the centre, so that a turned map is another one."""
+    """A molecule of sorts in noise (z, y, x), off the centre: a turned map is another one."""
     z, y, x = np.meshgrid(*[np.arange(box) - box / 2] * 3, indexing="ij")
     shape = np.exp(-((z - 3) ** 2 / 30 + (y + 2) ** 2 / 60 + x**2 / 20))
     return (0.3 * shape + np.random.default_rng(0).normal(0, 0.01, shape.shape)).astype(np.float32)
@@ -128,7 +133,7 @@ def blob(box: int = BOX) -> np.ndarray:
 def copying(
     folder: Path, data: np.ndarray | None = None, name: str = "reconstruct", then: str = ""
 ) -> str:
-    """A program whose result is `data`, without a voxel size, as RELION's; `then` is done afterwards."""
+    """A program whose result is `data`, without a voxel size, as RELION's; then it does `then`."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", RuntimeWarning

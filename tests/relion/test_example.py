@@ -1,4 +1,4 @@
-"""Simulated particles: RELION's angles, errors of the size that was asked for, and noise that leaves the resolution that was asked for."""
+"""Simulated particles: RELION's angles, and the errors and noise that were asked for."""
 
 import shutil
 
@@ -15,7 +15,10 @@ from deepemhancer_plugin.core.relion import example
 
 
 def test_rotations_are_relions():
-    """RELION's matrix takes the object into the view: R(rot, tilt, psi) about z, y, z (Heymann et al. 2005, J. Struct. Biol. 151, 196)."""
+    """RELION's matrix takes the object into the view: rot, tilt, psi about z, y, z.
+
+    Heymann et al. 2005, J. Struct. Biol. 151, 196.
+    """
     rot, tilt, psi = np.deg2rad([20.0, 70.0, -40.0])
 
     def about_z(a):
@@ -26,24 +29,25 @@ def test_rotations_are_relions():
     )
     view = about_z(psi) @ about_y @ about_z(rot)
     np.testing.assert_allclose(
-        example.rotations(np.array([[20.0, 70.0, -40.0]])).as_matrix()[0], view.T, atol=1e-12
+        example.make_rotations(np.array([[20.0, 70.0, -40.0]])).as_matrix()[0], view.T, atol=1e-12
     )
 
 
 def test_views_are_uniform_or_crowd():
     rng = np.random.default_rng(0)
-    direction = example.rotations(example.views(20000, rng)).apply([0, 0, 1])
+    direction = example.make_rotations(example.draw_views(20000, rng)).apply([0, 0, 1])
     np.testing.assert_allclose(direction.mean(0), 0, atol=0.02)
     np.testing.assert_allclose(np.square(direction).mean(0), 1 / 3, atol=0.02)
-    tilt = example.views(20000, rng, preferred=0.8)[:, 1]
+    tilt = example.draw_views(20000, rng, preferred=0.8)[:, 1]
     assert np.mean(tilt < 30) == pytest.approx(0.8 + 0.2 * (1 - np.cos(np.pi / 6)) / 2, abs=0.01)
 
 
 def test_errors_of_the_angles():
     rng = np.random.default_rng(1)
-    angles = example.views(20000, rng)
+    angles = example.draw_views(20000, rng)
     off = (
-        example.rotations(angles).inv() * example.rotations(example.perturbed(angles, 3.0, rng))
+        example.make_rotations(angles).inv()
+        * example.make_rotations(example.perturb_angles(angles, 3.0, rng))
     ).as_rotvec(degrees=True)
     np.testing.assert_allclose(off.std(0), 3.0, rtol=0.03)
     np.testing.assert_allclose(off.mean(0), 0.0, atol=0.1)
@@ -66,7 +70,7 @@ def test_without_relion_one_line_says_so(tmp_path, monkeypatch, capsys):
 
 def test_program_that_fails(tmp_path):
     with pytest.raises(InputError, match="false failed with exit status 1"):
-        example.run(["false"], tmp_path)
+        example.run_program(["false"], tmp_path)
 
 
 @pytest.mark.skipif(
@@ -80,7 +84,7 @@ def test_half_maps_from_the_true_angles_reach_the_resolution(tmp_path):
     density *= np.exp(-(np.maximum(np.sqrt(z**2 + y**2 + x**2) - 8, 0) ** 2) / 4)
     example.make_particles(density, 2.0, tmp_path, 300, 7.0, seed=4)
     for half in (1, 2):
-        example.run(
+        example.run_program(
             [
                 "relion_reconstruct",
                 "--i",

@@ -1,5 +1,7 @@
-"""One star file -> one map: what lies under the result's name when all goes well, and that nothing does when anything goes wrong."""
+"""What lies under the result's name, and that nothing does when anything goes wrong; locks."""
 
+import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -15,11 +17,11 @@ from relion_files import BOX, RATE, blob, copying, program, read, write_iteratio
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.maps import mrc
 from deepemhancer_plugin.core.relion.external import (
-    check,
-    decision,
+    check_reference,
+    decide_enhancement,
     external_reconstruct,
-    lock_files,
-    locked,
+    hold_locks,
+    name_locks,
 )
 from deepemhancer_plugin.core.relion.star import read_job
 
@@ -66,7 +68,7 @@ def test_enhanced_map_has_the_reconstructions_maximum_and_the_result_s_name(tmp_
 
 @pytest.mark.parametrize(("left", "well"), [(1.0, True), (0.5, True), (0.1, False), (0.0, False)])
 def test_map_that_lost_the_molecule_is_left_to_relion(tmp_path, job, left, well):
-    """The plainest loss: one of two molecules alike, whose lost share takes the correlation down by a closed form."""
+    """One of two molecules alike is lost in part, which a closed form says of the correlation."""
     z, y, x = np.meshgrid(*[np.arange(BOX) - BOX / 2] * 3, indexing="ij")
     one, other = (
         np.exp(-(z**2 + y**2 + (x - shift) ** 2) / 8).astype(np.float32) for shift in (-9, 9)
@@ -77,7 +79,7 @@ def test_map_that_lost_the_molecule_is_left_to_relion(tmp_path, job, left, well)
         lambda volume, rate: (one + np.float32(left) * other, {"said": 1}),
     )
     assert report["said"] == 1 and report.get("enhanced", True) is well
-    assert report["kept"] == pytest.approx((1 + left) / np.sqrt(2 * (1 + left**2)), abs=0.02)
+    assert report["correlation"] == pytest.approx((1 + left) / np.sqrt(2 * (1 + left**2)), abs=0.02)
     if not well:
         np.testing.assert_array_equal(mrc.read_map(job.result, RATE).data, one + other)
     assert not list((tmp_path / "out").glob(".*"))
@@ -234,7 +236,7 @@ def test_gate():
         def __init__(self, order):
             self.order = order
 
-    assert [decision(Order(order), 4)[0] for order in (None, 2, 3, 4, 5, 8)] == [
+    assert [decide_enhancement(Order(order), 4)[0] for order in (None, 2, 3, 4, 5, 8)] == [
         False,
         False,
         False,
@@ -242,30 +244,36 @@ def test_gate():
         True,
         True,
     ]
-    assert decision(Order(0), 0)[0] and not decision(Order(None), 0)[0]
+    assert decide_enhancement(Order(0), 0)[0] and not decide_enhancement(Order(None), 0)[0]
 
 
-def test_check_accepts_any_map_with_something_above_zero():
-    check(blob(), BOX, "it")
-    check(blob() - 100 + np.float32(100.1), BOX, "it")
+def test_reference_is_any_map_with_something_above_zero():
+    check_reference(blob(), BOX, "it")
+    check_reference(blob() - 100 + np.float32(100.1), BOX, "it")
 
 
-def test_locks_are_of_the_machines_gpus_not_of_their_numbers(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-abc")
-    assert [os.path.basename(f) for f in lock_files([0, 1])] == [
+def test_one_lock_a_device():
+    assert [os.path.basename(f) for f in name_locks(["gpu-3", "cpu", "gpu-3"])] == [
+        "deepemhancer-cpu.lock",
         "deepemhancer-gpu-3.lock",
-        "deepemhancer-gpu-GPU-abc.lock",
     ]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [os.path.basename(f) for f in lock_files([1])] == ["deepemhancer-gpu-1.lock"]
-    assert [os.path.basename(f) for f in lock_files([])] == ["deepemhancer-cpu.lock"]
+
+
+def test_any_name_of_a_device_makes_a_file_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    paths = name_locks(["gpu-MIG-GPU-8932f937-d72c/1/2", "gpu-../x y"])
+    with hold_locks(paths, pytest.fail):
+        assert sorted(f.name for f in tmp_path.iterdir()) == [
+            "deepemhancer-gpu-.._x_y.lock",
+            "deepemhancer-gpu-MIG-GPU-8932f937-d72c_1_2.lock",
+        ]
 
 
 def test_lock_lets_one_in_at_a_time(tmp_path):
-    inside, most = [], []
+    inside, most, told = [], [], []
 
     def work():
-        with locked([str(tmp_path / "a.lock")]):
+        with hold_locks([str(tmp_path / "a.lock")], told.append):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.02)
@@ -277,27 +285,76 @@ def test_lock_lets_one_in_at_a_time(tmp_path):
     for thread in threads:
         thread.join()
     assert most == [1] * 6
+    assert told and all("waits for another enhancement on this device" in text for text in told)
 
 
 def test_lock_ends_with_its_process(tmp_path):
     path = str(tmp_path / "a.lock")
     code = (
-        f"import time\nfrom deepemhancer_plugin.core.relion.external import locked\n"
-        f"with locked([{path!r}]):\n    print('in', flush=True)\n    time.sleep(60)"
+        f"import time\nfrom deepemhancer_plugin.core.relion.external import hold_locks\n"
+        f"with hold_locks([{path!r}], print):\n    print('in', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"
         other.kill()
-    with locked([path]):
+    with hold_locks([path], pytest.fail):
         pass
 
 
-def test_lock_that_cannot_be_opened_or_is_a_link(tmp_path):
+def goes_on_without(path, seconds=60.0):
+    """What is said where a lock cannot be had."""
+    told = []
+    with hold_locks([str(path)], told.append, seconds):
+        told.append("inside")
+    assert told.pop() == "inside"
+    return told
+
+
+def test_lock_that_cannot_be_had_ends_nothing(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for path in (tmp_path / "no" / "a.lock", tmp_path / "link"):
-        with pytest.raises(InputError, match="cannot be opened"), locked([str(path)]):
-            pass
+    for path in (tmp_path / "no" / "a.lock", tmp_path / "link", tmp_path):
+        (text,) = goes_on_without(path)
+        assert f"lock {path}: goes on without it (" in text and "DEEPEMHANCER_RELION_LOCK" in text
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (text,) = goes_on_without(tmp_path / "a.lock")
+    assert "goes on without it (No locks available)" in text
+
+
+def test_lock_is_open_to_write_as_nfs_asks_for(tmp_path, monkeypatch):
+    def flock(handle, operation):
+        modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE)
+
+    modes = []
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for _ in "new", "there already":
+        assert goes_on_without(tmp_path / "a.lock") == []
+    assert modes == [os.O_RDWR] * 2
+
+
+def test_lock_file_of_another_user(tmp_path, monkeypatch):
+    def open_as_another(path, flags, *mode):
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *mode)
+
+    (tmp_path / "a.lock").touch()
+    opened = os.open
+    monkeypatch.setattr(os, "open", open_as_another)
+    assert goes_on_without(tmp_path / "a.lock") == []
+
+
+def test_lock_that_somebody_never_lets_go_of(tmp_path):
+    with open(tmp_path / "a.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waits, text = goes_on_without(tmp_path / "a.lock", seconds=0.3)
+    assert "waits" in waits and "goes on without it (still held after 0 s)" in text
 
 
 def test_results_are_read_as_written(tmp_path, job):

@@ -1,6 +1,7 @@
-"""RELION itself with the hook: two small refinements at once, and what it does with every failure. Skipped where RELION is not installed.
+"""RELION itself with the hook: two small refinements at once, and what it does with failures.
 
-120 simulated particles of 48^2 voxels from perturbed angles; orders 3, 3, 3, 4, 5, 5 in iterations 0 to 5; joined in iteration 7.
+120 simulated particles of 48^2 voxels from perturbed angles. The healpix orders are 3, 3, 3, 4, 5,
+5 in iterations 0 to 5; iteration 7 is the joined one. Skipped where RELION is not installed.
 """
 
 import itertools
@@ -90,7 +91,7 @@ def order_of(folder, output, iteration):
 
 @pytest.fixture(scope="module")
 def refined(tmp_path_factory):
-    """Two refinements of the same particles, run at the same time in the same folder; the second one makes its halves one after the other."""
+    """Two refinements of the same particles at once; the second makes one half after the other."""
     folder = tmp_path_factory.mktemp("relion")
     assert cli.main(["relion", "--example", str(folder)]) == 0
     running = [refine(folder, "one/run"), refine(folder, "two/run", "--sequential_halves_recons")]
@@ -146,7 +147,7 @@ def test_the_reference_is_the_enhanced_map_with_the_reconstructions_maximum(refi
 
 
 def test_refinements_at_once_use_the_device_in_turn(refined):
-    """Enhancements took their turns: none of the log's intervals, from all four processes, overlaps another."""
+    """None of the intervals in the logs, from all four processes, overlaps another."""
     times = []
     for output in ("one/run", "two/run"):
         for line in log_of(refined, output):
@@ -160,63 +161,72 @@ FAILURES = {
     "missing weights": "no such file",
     "overflow": "NaN or infinite",
     "wrong box": r"RELION asked for 48\^3",
-    # Either half may find the disk full: in its enhanced map, or still in RELION's own reconstruction.
+    # Either half may find the disk full, in its enhanced map or in RELION's reconstruction.
     "full disk": "No space left on device|ended with status",
     "killed": None,
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-def test_relion_stops_with_our_message_and_goes_on_from_the_last_good_iteration(
-    refined, tmp_path, failure
-):
-    """The refinement is continued from before the gate's iteration with the failure, which stops it there; without it, it goes on."""
-    first = min(line["iteration"] for line in log_of(refined, "one/run") if line["enhanced"])
-    good = f"one/run_it{first - 1:03d}_optimiser.star"
-    name = "bad_" + failure.replace(" ", "_")
-    output, options = f"{name}/run", {}
+def _write_program(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def _provoke(failure, folder, first, tmp_path):
+    """Make the hook of `folder` fail in iteration `first`; returns its options."""
     if failure == "missing weights":
-        options = {"WEIGHTS": str(tmp_path / "none.npz")}
-    elif failure == "overflow":
+        return {"WEIGHTS": str(tmp_path / "none.npz")}
+    if failure == "overflow":
         from deepemhancer_plugin.core.weights.networks import Embedded, save_weights
 
         network = Embedded(SMALL)
         for variable in network.model.trainable_variables:
             variable.assign(np.full(variable.shape, 6e4))
         save_weights(tmp_path / "bad.npz", network, {})
-        options = {"WEIGHTS": str(tmp_path / "bad.npz")}
-    elif failure == "wrong box":
-        (tmp_path / "program").write_text(
+        return {"WEIGHTS": str(tmp_path / "bad.npz")}
+    if failure == "wrong box":
+        text = (
             f"#!{sys.executable}\nimport sys, mrcfile, numpy\n"
             "small = numpy.random.default_rng(0).random((46,) * 3, 'f4')\n"
             "mrcfile.write(sys.argv[1].replace('.star', '.mrc'), small)\n"
         )
-        (tmp_path / "program").chmod(0o755)
-        options = {"RECONSTRUCT": str(tmp_path / "program")}
-    elif failure == "full disk":
-        (refined / name).mkdir()
-        if subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", refined / name], capture_output=True
-        ).returncode:
+        return {"RECONSTRUCT": _write_program(tmp_path / "program", text)}
+    if failure == "full disk":
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder]
+        if subprocess.run(mount, capture_output=True).returncode:
             pytest.skip("a small disk cannot be mounted here (not root)")
-        # RELION's own reconstructions of both halves fit, then the disk is filled, and the enhanced maps do not.
-        (tmp_path / "program").write_text(
-            f"#!/bin/sh\nrelion_external_reconstruct \"$1\" || exit\ncd '{refined / name}'\n"
-            f"while [ $(ls -A | grep -c 'it{first:03d}_half[12]_class001_external_reconstruct.mrc') -lt 2 ]\n"
+        # RELION's reconstructions of both halves fit; then the disk is filled.
+        reconstructed = f"it{first:03d}_half[12]_class001_external_reconstruct.mrc"
+        text = (
+            f"#!/bin/sh\nrelion_external_reconstruct \"$1\" || exit\ncd '{folder}'\n"
+            f"while [ $(ls -A | grep -c '{reconstructed}') -lt 2 ]\n"
             "do sleep 0.1\ndone\ndd if=/dev/zero of=fill bs=4k 2>/dev/null\nexit 0\n"
         )
-        (tmp_path / "program").chmod(0o755)
-        options = {"RECONSTRUCT": str(tmp_path / "program"), "LOG": str(refined / f"{name}.jsonl")}
+        program = _write_program(tmp_path / "program", text)
+        return {"RECONSTRUCT": program, "LOG": f"{folder}.jsonl"}
+    return {}
+
+
+def _proceed(folder, output, first, **options):
+    """Continue the first refinement from before iteration `first`, and end after that one."""
+    good = f"one/run_it{first - 1:03d}_optimiser.star"
+    more = ("--auto_iter_max", str(first), "--external_reconstruct")
+    return refine(folder, output, *more, proceed=good, **options)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_relion_stops_with_our_message_and_goes_on_from_the_last_good_iteration(
+    refined, tmp_path, failure
+):
+    """Continued from before the gate with the failure it stops there; without it, it goes on."""
+    first = min(line["iteration"] for line in log_of(refined, "one/run") if line["enhanced"])
+    name = "bad_" + failure.replace(" ", "_")
+    output = f"{name}/run"
+    options = _provoke(failure, refined / name, first, tmp_path)
     try:
-        with refine(
-            refined,
-            output,
-            "--auto_iter_max",
-            str(first),
-            "--external_reconstruct",
-            proceed=good,
-            **options,
-        ) as process:
+        with _proceed(refined, output, first, **options) as process:
             if failure == "killed":
                 _kill_a_hook(process, refined / name)
             status = process.wait(timeout=300)
@@ -228,19 +238,11 @@ def test_relion_stops_with_our_message_and_goes_on_from_the_last_good_iteration(
     assert status != 0 and "there was something wrong with system call" in text, text[-2000:]
     if FAILURES[failure]:
         assert re.search(f"deepemhancer: error: .*({FAILURES[failure]})", text)
-    assert (
-        len(results) <= 1
-    )  # Open MPI may kill the other half's hook at its reconstruction; the one that failed left nothing
+    # Open MPI may kill the other half's hook at its reconstruction; the failed one left nothing.
+    assert len(results) <= 1
     assert not (refined / f"{name}/run_it{first:03d}_optimiser.star").exists()
     if failure == "killed":  # once for all of them, since each takes a while
-        with refine(
-            refined,
-            f"{name}/again",
-            "--auto_iter_max",
-            str(first),
-            "--external_reconstruct",
-            proceed=good,
-        ) as process:
+        with _proceed(refined, f"{name}/again", first) as process:
             assert process.wait(timeout=300) == 0
         log = log_of(refined, f"{name}/again")
         assert sorted((line["iteration"], line["half"], line["enhanced"]) for line in log) == [
@@ -250,7 +252,7 @@ def test_relion_stops_with_our_message_and_goes_on_from_the_last_good_iteration(
 
 
 def _kill_a_hook(refinement, folder):
-    """SIGKILL for a hook of this refinement, once it has reconstructed its half and goes on to enhance it."""
+    """SIGKILL for a hook of this refinement, once it goes on to enhance its half."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and refinement.poll() is None:
         for plain in folder.glob(".*.plain.part"):

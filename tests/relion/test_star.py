@@ -1,4 +1,4 @@
-"""Names and metadata of RELION's external reconstruction, as versions 3.1, 4.0 and 5.0 write them."""
+"""Names and metadata of external reconstructions, as RELION 3.1, 4.0 and 5.0 write them."""
 
 import string
 
@@ -26,7 +26,7 @@ def test_every_name_that_relion_makes_is_read_back(root, iteration, half, kind, 
         f"{root}_it{iteration:03d}{middle}_{kind}{number:03d}_external_reconstruct.star"
     )
     assert name == Name(root, iteration, half, kind, number)
-    assert name.before("sampling.star") == f"{root}_it{iteration - 1:03d}_sampling.star"
+    assert name.find_before("sampling.star") == f"{root}_it{iteration - 1:03d}_sampling.star"
 
 
 @given(st.text(max_size=60))

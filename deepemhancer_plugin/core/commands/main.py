@@ -70,11 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run_relion_hook() -> int:
-    """Run the program `deepemhancer-relion STAR`, which RELION starts."""
-    return main(["relion", *sys.argv[1:]])
-
-
 def _run(arguments: list[str]) -> int:
     """Run the command that the first argument names."""
     module, function = ENHANCE

@@ -1,201 +1,245 @@
-"""`deepemhancer relion STAR`, and `deepemhancer-relion`, which RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE names: arguments, files and words."""
+"""`deepemhancer relion STAR`, which RELION's external reconstruction calls: arguments and files.
+
+RELION finds it as `deepemhancer-relion` by RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE.
+"""
 
 import argparse
+import inspect
 import json
 import os
+import shlex
+import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepemhancer_plugin.core.commands.terminal import print_warning, run_interruptible
 from deepemhancer_plugin.core.errors import InputError, MapWarning
-from deepemhancer_plugin.core.relion.settings import Settings, settings_from
+from deepemhancer_plugin.core.relion.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from deepemhancer_plugin.core.devices import Devices
+    from deepemhancer_plugin.core.relion.star import Job
 
 EPILOG = """RELION names the hook by an environment variable and gives it the star file alone:
 
   export RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE=$(command -v deepemhancer-relion)
   mpirun ... relion_refine_mpi ... --auto_refine --split_random_halves --external_reconstruct
 
-so the options are variables too (or keys, in small letters, of the TOML file that DEEPEMHANCER_RELION_CONFIG names):
+so the options are variables too, such as DEEPEMHANCER_RELION_GPU, or keys, in small letters, of the
+TOML file that DEEPEMHANCER_RELION_CONFIG names:
+
 """
+# The example's particles: few, so that their refinement takes a minute or two.
+EXAMPLE_SAMPLING = 2.0  # A/voxel
+EXAMPLE_BOX = 48
+EXAMPLE_PARTICLES = 120
+EXAMPLE_RESOLUTION = 4.5  # A
+EXAMPLE_DIAMETER = 75  # A
 
 
-def entry() -> int:
-    """The program `deepemhancer-relion STAR`."""
-    from deepemhancer_plugin.core.commands import main as cli
-
-    return cli.main(["relion", *sys.argv[1:]])
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`deepemhancer relion STAR`"""
-    options = (Settings.__doc__ or "").split("\n\n")[1]
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    options = (inspect.getdoc(Settings) or "").partition("Attributes:\n")[2]
     p = argparse.ArgumentParser(
         "deepemhancer relion",
-        epilog=EPILOG + options,
+        epilog=EPILOG + textwrap.indent(textwrap.dedent(options), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="One of RELION's external reconstructions, past the gate with the enhanced map in its place.",
+        description="One of RELION's external reconstructions, past the gate with the enhanced map "
+        "in its place.",
     )
     p.add_argument(
         "star",
         metavar="STAR",
         nargs="?",
-        help="PREFIX_it012_half1_class001_external_reconstruct.star; paths in it are taken as RELION "
-        "does, from the working directory",
+        help="PREFIX_it012_half1_class001_external_reconstruct.star; paths in it are taken as "
+        "RELION does, from the working directory",
     )
     p.add_argument("--dry-run", action="store_true", help="only print what would be done")
     p.add_argument(
         "--example",
         metavar="DIR",
-        help="write simulated particles of a synthetic protein into DIR, and print how to refine them",
+        help="write simulated particles of a synthetic protein into DIR, and print how to refine "
+        "them",
     )
+    return p
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `deepemhancer relion STAR`; returns its exit status."""
+    p = parser()
     a = p.parse_args(arguments)
     if bool(a.star) == bool(a.example):
         p.error("either STAR or --example DIR is needed")
     if a.example:
-        return _example(a.example)
-    return _hook(a.star, a.dry_run)
+        _make_example(a.example)
+    else:
+        _run_hook(a.star, a.dry_run)
+    return 0
 
 
-def _hook(star: str, dry_run: bool) -> int:
+def _run_hook(star: str, dry_run: bool) -> None:
+    """Make the map that RELION asks for, and append a line to the log, also of a failure."""
+    from deepemhancer_plugin.core.relion.external import decide_enhancement
+    from deepemhancer_plugin.core.relion.star import parse_name, read_job
+
     started = time.perf_counter()
+    settings = read_settings(os.environ)
+    name = parse_name(star)
+    log_file = settings.log or f"{name.root}_deepemhancer.jsonl"
     record: dict[str, Any] = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "star": star,
         "process": os.getpid(),
+        "iteration": name.iteration,
+        "half": name.half,
+        name.kind: name.number,
     }
-    log = None
     try:
-        from deepemhancer_plugin.core.relion.star import parse_name
-
-        settings = settings_from(os.environ)
-        name = parse_name(star)
-        log = settings.log or f"{name.root}_deepemhancer.jsonl"
-        record |= {"iteration": name.iteration, "half": name.half, name.kind: name.number}
-        from deepemhancer_plugin.core.relion.external import decision, external_reconstruct
-        from deepemhancer_plugin.core.relion.star import read_job
-
         job = read_job(star)
-        record["enhanced"], record["why"] = decision(job, settings.healpix_order)
+        record["enhanced"], record["why"] = decide_enhancement(job, settings.healpix_order)
         record |= {"healpix_order": job.order, "sampling_rate": job.rate, "box": job.box}
         if dry_run:
             print(json.dumps(record, indent=1))
-            return 0
-
-        def enhancer(volume: np.ndarray, rate: float) -> tuple[np.ndarray, dict[str, Any]]:
-            return _enhanced(volume, rate, name.half or 1, settings)
-
-        asked = record["enhanced"]
-        record |= external_reconstruct(job, settings.reconstruct, enhancer if asked else None)
-        if asked and not record["enhanced"]:
-            print(
-                f"deepemhancer: warning: {job.result}: {record['why']}", file=sys.stderr, flush=True
-            )
-        return _ended(log, record | {"status": 0}, started)
+            return
+        record |= _make_map(job, settings, record["enhanced"])
+        record["status"] = 0
     except BaseException as error:
-        if log and not dry_run:
-            failure = {
-                "enhanced": False,
-                "status": getattr(error, "status", 1),
-                "error": str(error) or type(error).__name__,
-            }
-            _ended(log, record | failure, started)
+        status = getattr(error, "status", 1)
+        reason = str(error) or type(error).__name__
+        record |= {"enhanced": False, "status": status, "error": reason}
         raise
+    finally:
+        if not dry_run:
+            record["seconds"] = round(time.perf_counter() - started, 2)
+            _append_line(log_file, json.dumps(record))
 
 
-def _ended(log: str, record: dict[str, Any], started: float) -> int:
-    """Append the call's line to the log: at once, so that lines of several processes do not mix. A log that fails stops no refinement."""
-    line = json.dumps(record | {"seconds": round(time.perf_counter() - started, 2)}) + "\n"
+def _append_line(path: str, line: str) -> None:
+    """Append a line at once, so that processes do not mix theirs; a failure is only warned of."""
     try:
-        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            os.write(handle, line.encode())
+            os.write(handle, f"{line}\n".encode())
         finally:
             os.close(handle)
     except OSError as error:
-        print(
-            f"deepemhancer: warning: log {log}: cannot be written ({error.strerror})",
-            file=sys.stderr,
-            flush=True,
-        )
-    return 0
+        print_warning(f"log {path}: cannot be written ({error.strerror})")
 
 
-def _enhanced(
+def _make_map(job: "Job", settings: Settings, enhanced: bool) -> dict[str, Any]:
+    """Make the map, enhanced or not; returns what there is to say about it."""
+    from deepemhancer_plugin.core.relion.external import external_reconstruct
+
+    def enhance_half(volume: np.ndarray, rate: float) -> tuple[np.ndarray, dict[str, Any]]:
+        return _enhance(volume, rate, job.name.half or 1, settings)
+
+    report = external_reconstruct(job, settings.reconstruct, enhance_half if enhanced else None)
+    if report.get("enhanced") is False:
+        print_warning(f"{job.result}: {report['why']}")
+    return report
+
+
+def _enhance(
     volume: np.ndarray, rate: float, half: int, settings: Settings
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The enhanced half map (z, y, x), by this half's device, and what there is to say about it.
+    """Enhance a half map (z, y, x) on this half's device.
 
-    The noise is measured in the map's own solvent, since RELION's reconstruction is neither masked nor flattened yet at this point, and the
-    other half is not to be looked at. The output's band stays as it is: RELION ends its maps itself, and looks beyond in the next iteration.
+    The noise is measured in the map's own solvent: RELION's reconstruction is neither masked nor
+    flattened yet, and the other half is not to be looked at. Nothing is blended in, and the band
+    stays as it is: RELION ends its maps itself, and looks beyond in the next iteration.
+
+    Returns:
+        The enhanced map, and what there is to say about it.
     """
-    from deepemhancer_plugin.core import devices
-    from deepemhancer_plugin.core.commands import main as cli
-    from deepemhancer_plugin.core.enhancement.enhance import Options, enhance
-    from deepemhancer_plugin.core.relion.external import lock_files, locked
+    from deepemhancer_plugin.core import enhance
+    from deepemhancer_plugin.core.devices import identify_devices
+    from deepemhancer_plugin.core.relion.external import hold_locks, name_locks
 
-    model = cli._model(
-        argparse.Namespace(
-            weights=settings.weights,
-            processingType=settings.variant,
-            deepLearningModelPath=None,
-            mask=None,
-        )
-    )
-    wanted = settings.gpu.replace(",", " ").split() if settings.gpu else []
-    where = devices.select_devices(wanted[(half - 1) % len(wanted)] if wanted else None)
-    if not wanted and len(where.numbers) > 1:
-        where = devices.select_devices("0")
-    options = Options(
-        precision=settings.precision, average=1, amplitudes=False, band_limit=False
-    )  # as docs/relion.md measured it
+    weights = _load_weights(settings)
+    devices = _select_devices(half, settings)
+    locks = [settings.lock] if settings.lock else name_locks(identify_devices(devices))
     asked = time.time()
-    with (
-        locked([settings.lock] if settings.lock else lock_files(where.numbers)),
-        warnings.catch_warnings(record=True) as caught,
-    ):
+    with hold_locks(locks, print_warning), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MapWarning)
         begun = time.time()
-        result = cli.interruptible(lambda: enhance([volume], rate, model, where, options))
+        result = run_interruptible(
+            lambda: enhance(
+                volume,
+                sampling_rate=rate,
+                weights=weights,
+                device=devices,
+                precision=settings.precision,
+                average=1,
+                amplitudes=False,
+                band_limit=False,
+            )
+        )
         ended = time.time()
-    messages = [str(w.message) for w in caught if issubclass(w.category, MapWarning)]
     return result.data, {
-        "weights": f"{model.kind} {model.name} {model.sha256[:12]}",
-        "device": where.description,
+        "weights": f"{weights.kind} {weights.name} {weights.sha256[:12]}",
+        "device": devices.description,
         "noise": result.report["noise"],
         "precision": result.report["precision"],
-        "warnings": messages,
+        "warnings": [str(w.message) for w in caught if issubclass(w.category, MapWarning)],
         "seconds_waited": round(begun - asked, 2),
         "enhancing": [round(begun, 3), round(ended, 3)],
     }
 
 
-def _example(folder: str) -> int:
-    import shlex
-    import shutil
-    from pathlib import Path
+def _load_weights(settings: Settings) -> Any:
+    """Load the weights that the settings mean."""
+    from deepemhancer_plugin.core.weights.load import OFFICIAL, load_weights
 
+    if settings.weights == "official":
+        return load_weights(OFFICIAL + settings.variant)
+    return load_weights(settings.variant if settings.weights == "embedded" else settings.weights)
+
+
+def _select_devices(half: int, settings: Settings) -> "Devices":
+    """Select this half's device: of several GPUs, half 1 takes the first and half 2 the second."""
+    from deepemhancer_plugin.core.devices import select_devices
+
+    wanted = (settings.gpu or "").replace(",", " ").split()
+    if wanted:
+        return select_devices(wanted[(half - 1) % len(wanted)])
+    devices = select_devices()
+    return select_devices("0") if len(devices.numbers) > 1 else devices
+
+
+def _make_example(folder: str) -> None:
+    """Write particles of a synthetic protein, and print how to refine them."""
     from deepemhancer_plugin.core.relion.example import make_particles, refine_command
     from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
     from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
     conditions = Conditions(
-        sampling_rate=2.0, box=48, noise=0, random_pose=False, b_factor=60, disorder=30
+        sampling_rate=EXAMPLE_SAMPLING,
+        box=EXAMPLE_BOX,
+        noise=0,
+        random_pose=False,
+        b_factor=60,
+        disorder=30,
     )
-    made = simulate_halves(from_structure(build_protein(0)), conditions, 0, workers=-1)
+    protein = from_structure(build_protein(0))
+    density = simulate_halves(protein, conditions, 0, workers=-1).half1
     try:
-        make_particles(made.half1, 2.0, Path(folder), 120, 4.5)
+        make_particles(
+            density, EXAMPLE_SAMPLING, Path(folder), EXAMPLE_PARTICLES, EXAMPLE_RESOLUTION
+        )
         (Path(folder) / "refine").mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(
             f"--example {folder}: cannot be written ({error.strerror}); a writable folder is needed"
         ) from error
-    beside = shutil.which("deepemhancer-relion", path=os.path.dirname(sys.executable))
-    print(
-        f"cd {shlex.quote(folder)}\nexport RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE={shlex.quote(beside or 'deepemhancer-relion')}"
-    )
-    print(shlex.join(refine_command("refine/run", 75)))
-    return 0
+    program = shutil.which("deepemhancer-relion", path=os.path.dirname(sys.executable))
+    hook = shlex.quote(program or "deepemhancer-relion")
+    print(f"cd {shlex.quote(folder)}")
+    print(f"export RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE={hook}")
+    print(shlex.join(refine_command("refine/run", EXAMPLE_DIAMETER)))

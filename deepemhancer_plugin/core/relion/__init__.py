@@ -1,1 +1,1 @@
-"""The enhancer as the regulariser inside RELION's refinement (`relion_refine --external_reconstruct`)."""
+"""The enhancer inside RELION's refinement, `relion_refine --external_reconstruct`."""

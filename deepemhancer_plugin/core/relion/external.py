@@ -1,18 +1,22 @@
-"""One star file -> one map: RELION's own reconstruction, which past the gate is enhanced before it gets its name.
+"""One star file -> one map: RELION's own reconstruction, enhanced before it gets its name.
 
-Ramirez-Aportela et al. 2022 (IUCrJ 9, 632): the enhanced map takes the reconstruction's place as the reference of its own half, with its maximum.
+The method is that of Ramirez-Aportela et al. 2022 (IUCrJ 9, 632): the enhanced map, with the
+maximum of the reconstruction, takes its place as the reference of its own half.
 
-RELION accepts whatever lies under the result's name when the program ends with 0, zeros included. So there never lies anything else than a
-checked map: the reconstruction is renamed at once, and the result is moved in place when it is complete. The other half is never looked at.
+RELION accepts whatever lies under the result's name when the program ends with status 0, even
+zeros. So nothing but a checked map ever lies there: the reconstruction is renamed at once, and the
+result is moved in place when it is complete. The other half is never looked at.
 """
 
+import errno
 import fcntl
 import glob
 import os
+import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -23,13 +27,29 @@ from deepemhancer_plugin.core.maps import mrc
 from deepemhancer_plugin.core.maps.filters import low_pass
 from deepemhancer_plugin.core.relion.star import Job
 
-Enhancer = Callable[
-    [np.ndarray, float], tuple[np.ndarray, dict[str, Any]]
-]  # voxels (z, y, x) and A/voxel -> enhanced voxels and a report
+# Takes voxels (z, y, x) and the sampling rate in A/voxel; returns enhanced voxels and a report.
+Enhancer = Callable[[np.ndarray, float], tuple[np.ndarray, dict[str, Any]]]
+
+# Of the enhanced map with the reconstruction. Under it the network has taken much of a noisy map
+# for noise, and particles would be aligned to what is left.
+LEAST_CORRELATION = 0.8
+COMPARED_FREQUENCIES = (1 / 30, 1 / 15)  # 1/A: the low-pass before that comparison, about 20 A
+
+OUTPUT_LENGTH = 300  # characters of a failed program's output that an error holds
+LOCK_SECONDS = 3600.0  # to wait for a device: an enhancement takes minutes, and a stuck one forever
+LOCK_INTERVAL = 0.2
 
 
-def decision(job: Job, gate: int) -> tuple[bool, str]:
-    """Whether the map is to be enhanced, and why."""
+def decide_enhancement(job: Job, gate: int) -> tuple[bool, str]:
+    """Decide whether the map is to be enhanced.
+
+    Args:
+        job: from `star.read_job`.
+        gate: the healpix order from which on halves are enhanced.
+
+    Returns:
+        Whether it is, and why.
+    """
     if job.order is None:
         return False, "no 3D half map of a split refinement: left to RELION"
     if job.order < gate:
@@ -37,66 +57,48 @@ def decision(job: Job, gate: int) -> tuple[bool, str]:
     return True, f"healpix order {job.order}, from {gate} on enhanced"
 
 
-# Correlation with the reconstruction at 20 A under which the network has taken much of a coarse, noisy map for noise, and particles would align to
-# what is left: 0.33 and 0.71 in first iterations; where all went well 0.88 and more, with a nanodisc taken away too.
-KEPT = 0.8
-
-
-def coarse(volume: np.ndarray, rate: float) -> np.ndarray:
-    """A map (z, y, x), low-passed between 30 and 15 A."""
-    return low_pass(volume, rate, 1 / 30, 1 / 15)
-
-
 def external_reconstruct(job: Job, program: str, enhancer: Enhancer | None) -> dict[str, Any]:
-    """Make the map that RELION asks for; returns what there is to say about it.
+    """Make the map that RELION asks for.
 
     Args:
         job: from `star.read_job`.
         program: RELION's own reconstruction, called with the star file.
-        enhancer: None where the map is left to RELION. So is one of which the enhancer leaves too little ("enhanced" is False in the report then).
+        enhancer: None where the map is left to RELION. So is one that the enhancer changes too
+            much at 20 A: the report then says that "enhanced" is False, and why.
+
+    Returns:
+        A report of JSON values.
 
     Raises:
-        InputError: the program is missing or fails; its map or the enhanced one cannot serve as a reference. Nothing is left under the
-            result's name then.
+        InputError: the program is missing or fails; its map or the enhanced one cannot serve as a
+            reference. Nothing is left under the result's name then.
     """
     folder, base = os.path.split(job.result)
     plain = os.path.join(folder, f".{base}.plain.part")
-    _remove(
-        job.result,
-        job.result_star,
-        *glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(base)}.*.part")),
-    )  # of an earlier try
+    leftovers = os.path.join(glob.escape(folder), f".{glob.escape(base)}.*.part")
+    _remove(job.result, job.result_star, *glob.glob(leftovers))  # of an earlier try
     started = time.perf_counter()
     try:
         _reconstruct(job, program)
-        report: dict[str, Any] = {"seconds_reconstruct": round(time.perf_counter() - started, 2)}
-        if enhancer is None:
+        report = {"seconds_reconstruct": round(time.perf_counter() - started, 2)}
+        if enhancer is None or job.rate is None:
             return report
-        assert job.rate is not None
         os.rename(job.result, plain)
-        volume = mrc.read_map(plain, job.rate)  # RELION leaves the voxel size out of the header
-        check(volume.data, job.box, f"the map of {program}")
-        maximum, before = float(volume.data.max()), coarse(volume.data, job.rate)
-        enhanced, details = enhancer(volume.data, job.rate)
-        report |= {"maximum": maximum, "kept": 0.0} | details
-        if enhanced.any():
-            check(enhanced, job.box, "the enhanced map")
-            with np.errstate(all="ignore"):  # the next line sees what comes of it
-                enhanced = enhanced * np.float32(maximum / float(enhanced.max()))
-            check(enhanced, job.box, "the enhanced map, rescaled,")
-            report["kept"] = round(
-                float(np.corrcoef(coarse(enhanced, job.rate).ravel(), before.ravel())[0, 1]), 3
-            )
-        if report["kept"] < KEPT:
+        # RELION leaves the voxel size out of the header.
+        reconstruction = mrc.read_map(plain, job.rate).data
+        check_reference(reconstruction, job.box, f"the map of {program}")
+        enhanced, details = enhancer(reconstruction, job.rate)
+        enhanced, correlation = _rescale(enhanced, reconstruction, job)
+        report |= {"maximum": float(reconstruction.max()), "correlation": correlation} | details
+        if not correlation >= LEAST_CORRELATION:  # nor where it is no number
             os.rename(plain, job.result)
-            return report | {
-                "enhanced": False,
-                "why": f"enhanced it shows too little of what it shows at 20 A (correlation {report['kept']:g}, "
-                f"{KEPT:g} is asked for): left to RELION",
-            }
-        mrc.write_map(
-            job.result, enhanced, mrc.new_map(enhanced, job.rate), ["enhanced by deepemhancer"]
-        )
+            why = (
+                f"the enhanced map correlates with it at 20 A by {correlation:g} alone, "
+                f"{LEAST_CORRELATION:g} is asked for: left to RELION"
+            )
+            return report | {"enhanced": False, "why": why}
+        like = mrc.new_map(enhanced, job.rate)
+        mrc.write_map(job.result, enhanced, like, ["enhanced by deepemhancer"])
         return report
     except BaseException:
         _remove(job.result, job.result_star)
@@ -105,17 +107,47 @@ def external_reconstruct(job: Job, program: str, enhancer: Enhancer | None) -> d
         _remove(plain)
 
 
-def check(data: np.ndarray, box: int, what: str) -> None:
-    """Raise InputError unless voxels (z, y, x) can be a reference: the right box, finite, not constant, something above zero."""
+def _rescale(
+    enhanced: np.ndarray, reconstruction: np.ndarray, job: Job
+) -> tuple[np.ndarray, float]:
+    """Give the enhanced map the reconstruction's maximum; returns it and their correlation.
+
+    An empty map stays as it is, with a correlation of 0.
+    """
+    if not enhanced.any():
+        return enhanced, 0.0
+    check_reference(enhanced, job.box, "the enhanced map")
+    with np.errstate(all="ignore"):  # the next check sees what comes of it
+        enhanced = enhanced * np.float32(float(reconstruction.max()) / float(enhanced.max()))
+    check_reference(enhanced, job.box, "the enhanced map, rescaled,")
+    return enhanced, round(correlate_coarsely(enhanced, reconstruction, job.rate or 0.0), 3)
+
+
+def correlate_coarsely(first: np.ndarray, second: np.ndarray, rate: float) -> float:
+    """Correlate two maps (z, y, x) of `rate` A/voxel, low-passed at about 20 A."""
+    start, end = COMPARED_FREQUENCIES
+    one, other = (low_pass(volume, rate, start, end).ravel() for volume in (first, second))
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def check_reference(data: np.ndarray, box: int, what: str) -> None:
+    """Check that voxels (z, y, x) can be a reference.
+
+    Args:
+        data: the voxels.
+        box: the edge in voxels that RELION asked for.
+        what: the map's name in the error.
+
+    Raises:
+        InputError: another box, a voxel that is not finite, all the same, or nothing above zero.
+    """
     if data.shape != (box,) * 3:
-        raise InputError(
-            f"{what} has a box of {' x '.join(map(str, data.shape))} voxels, and RELION asked for {box}^3"
-        )
+        shape = " x ".join(map(str, data.shape))
+        raise InputError(f"{what} has a box of {shape} voxels, and RELION asked for {box}^3")
     low, high = float(data.min()), float(data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(
-            f"{what} holds {np.count_nonzero(~np.isfinite(data))} voxels that are NaN or infinite"
-        )
+        bad = np.count_nonzero(~np.isfinite(data))
+        raise InputError(f"{what} holds {bad} voxels that are NaN or infinite")
     if low == high:
         raise InputError(f"{what} is {low:g} everywhere: no reference for RELION")
     if high <= 0:
@@ -123,6 +155,7 @@ def check(data: np.ndarray, box: int, what: str) -> None:
 
 
 def _reconstruct(job: Job, program: str) -> None:
+    """Run RELION's own reconstruction, which writes the result."""
     try:
         done = subprocess.run(
             [program, job.star],
@@ -134,15 +167,20 @@ def _reconstruct(job: Job, program: str) -> None:
         )
     except OSError as error:
         raise InputError(
-            f"{program}: cannot be started ({error.strerror}); RELION's is needed, see DEEPEMHANCER_RELION_RECONSTRUCT"
+            f"{program}: cannot be started ({error.strerror}); RELION's is needed, see "
+            "DEEPEMHANCER_RELION_RECONSTRUCT"
         ) from error
     if done.returncode:
-        words = " | ".join(line.strip() for line in done.stdout.splitlines() if line.strip())[-300:]
-        raise InputError(
-            f"{program} {job.star} ended with status {done.returncode}: {words or 'it said nothing'}"
-        )
+        words = join_last_lines(done.stdout)
+        raise InputError(f"{program} {job.star} ended with status {done.returncode}: {words}")
     if not os.path.isfile(job.result):
         raise InputError(f"{program} {job.star} ended well and did not write {job.result}")
+
+
+def join_last_lines(text: str) -> str:
+    """Join the last lines of what a program printed, for an error of one line."""
+    lines = (line.strip() for line in text.splitlines())
+    return " | ".join(line for line in lines if line)[-OUTPUT_LENGTH:] or "it said nothing"
 
 
 def _remove(*paths: str | None) -> None:
@@ -152,42 +190,73 @@ def _remove(*paths: str | None) -> None:
                 os.unlink(path)
 
 
-def lock_files(numbers: list[int]) -> list[str]:
-    """The locks of GPUs (numbered as -g counts them), or of the CPU: one for each device of the machine, whatever a process calls it."""
-    visible = [
-        word.strip()
-        for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        if word.strip()
-    ]
-    names = sorted(visible[n] if n < len(visible) else str(n) for n in numbers)
-    return [
-        os.path.join(tempfile.gettempdir(), f"deepemhancer-{name}.lock")
-        for name in ([f"gpu-{n}" for n in names] or ["cpu"])
-    ]
+def name_locks(devices: Sequence[str]) -> list[str]:
+    """Name the lock files of devices, one each, in the system's temporary folder.
+
+    Args:
+        devices: the names from `devices.identify_devices`, the same in every process; any text.
+
+    Returns:
+        The paths, sorted, so that two processes cannot wait for each other.
+    """
+    folder = tempfile.gettempdir()
+    names = sorted({re.sub(r"[^\w.-]", "_", device) for device in devices})
+    return [os.path.join(folder, f"deepemhancer-{name}.lock") for name in names]
 
 
 @contextmanager
-def locked(paths: list[str]) -> Iterator[None]:
-    """Hold the locks: one enhancement at a time on a device. The system lets go of them when the process ends, however it ends.
+def hold_locks(
+    paths: Sequence[str], warn: Callable[[str], None], seconds: float = LOCK_SECONDS
+) -> Iterator[None]:
+    """Hold locks, so that one enhancement at a time runs on a device.
 
-    Raises:
-        InputError: a lock's file cannot be opened.
+    The system lets go of them when the process ends, however it ends. A lock that cannot be had
+    ends no refinement: the work goes on without it.
+
+    Args:
+        paths: the lock files.
+        warn: told when the process begins to wait, and when it goes on without a lock.
+        seconds: how long to wait for each.
     """
     with ExitStack() as stack:
         for path in paths:
             try:
-                try:
-                    handle = os.open(
-                        path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    )  # reading suffices, whoever's file it is
-                except FileNotFoundError:
-                    handle = os.open(
-                        path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-                    )
+                handle = _open_lock(path)
+                stack.callback(os.close, handle)
+                _wait_for_lock(handle, path, warn, seconds)
             except OSError as error:
-                raise InputError(
-                    f"lock {path}: cannot be opened ({error.strerror}); name another with DEEPEMHANCER_RELION_LOCK"
-                ) from error
-            stack.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+                warn(
+                    f"lock {path}: goes on without it ({error.strerror}); DEEPEMHANCER_RELION_LOCK "
+                    "names another"
+                )
         yield
+
+
+def _open_lock(path: str) -> int:
+    """Open a lock file, whoever's it is, and make one where there is none."""
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | flags)  # NFS locks no file that is open to read alone
+    except FileNotFoundError:
+        return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)
+    except PermissionError:  # another user's
+        return os.open(path, os.O_RDONLY | flags)
+
+
+def _wait_for_lock(handle: int, path: str, warn: Callable[[str], None], seconds: float) -> None:
+    """Take a lock. OSError where the file system has none, or when it takes too long."""
+    end = time.monotonic() + seconds
+    waits = False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if not waits:
+            warn(f"lock {path}: waits for another enhancement on this device")
+            waits = True
+        if time.monotonic() >= end:
+            raise TimeoutError(errno.ETIMEDOUT, f"still held after {seconds:.0f} s")
+        time.sleep(LOCK_INTERVAL)
