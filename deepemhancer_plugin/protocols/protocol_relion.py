@@ -254,7 +254,7 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
             return [MISSING]
         calls = [call for call in self._calls() if not call.get("error")]
         enhanced = [call for call in calls if call.get("enhanced")]
-        left = sum("kept" in call and not call["enhanced"] for call in calls)
+        left = sum("correlation" in call and not call["enhanced"] for call in calls)
         lines = list(super()._summary())
         if enhanced:
             iterations = [call["iteration"] for call in enhanced]

@@ -314,8 +314,8 @@ class TestForm(RelionTest):
         # The program understands the options
         code = (
             "import os, runpy, json, dataclasses; runpy.run_path(os.environ['LAUNCHER']);"
-            "from deepemhancer_plugin.core.relion.settings import settings_from;"
-            "print(json.dumps(dataclasses.asdict(settings_from(os.environ))))"
+            "from deepemhancer_plugin.core.relion.settings import read_settings;"
+            "print(json.dumps(dataclasses.asdict(read_settings(os.environ))))"
         )
         settings = subprocess.run(
             ["bash", "-c", f'{Plugin.getActivation()} && python -c "{code}"'],
@@ -367,7 +367,7 @@ class TestForm(RelionTest):
     def test_halves_that_the_hook_left_to_relion_are_counted(self):
         self.programs(
             relion_refine_mpi="""
-            echo '{"enhanced": false, "iteration": 5, "kept": 0.3}' >>deepemhancer.jsonl""",
+            echo '{"enhanced": false, "iteration": 5, "correlation": 0.3}' >>deepemhancer.jsonl""",
             relion_external_reconstruct="",
         )
         prot = self.refine()
