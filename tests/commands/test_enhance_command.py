@@ -262,39 +262,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(halves, tmp_path, capsys):
     assert open(halves[1], "rb").read() == before
 
 
-def test_simulated_maps_overlay_on_the_model(tmp_path):
-    """The model's own map is densest at its atoms, by the origin in the header."""
-    model = tmp_path / "protein.pdb"
-    structure = build_protein(0)
-    structure.write_pdb(str(model))
-    assert (
-        cli.main(
-            ["simulate", str(model), "-o", str(tmp_path / "p"), "--resolution", "4", "-s", "1.5"]
-        )
-        == 0
-    )
-    assert sorted(p.name for p in tmp_path.glob("p_*")) == [
-        "p_half1.mrc",
-        "p_half2.mrc",
-        "p_model.mrc",
-        "p_target.mrc",
-    ]
-    volume = mrc.read_map(tmp_path / "p_model.mrc")
-    atoms = np.array(
-        [a.pos.tolist() for chain in structure[0] for residue in chain for a in residue]
-    )
-    index = np.round((atoms - np.array(volume.origin)) / 1.5).astype(int)[:, ::-1]
-    at_atoms = volume.data[tuple(index.T)].mean()
-    assert at_atoms > 3 * volume.data[tuple((index + 4).T)].mean()
-    assert at_atoms > 10 * volume.data.mean()
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["simulate", "absent.pdb", "-o", "x"], "absent.pdb"),
-        (["simulate", "a.pdb", "-o", "x", "--resolution", "1"], "--resolution"),
-        (["simulate", "a.pdb", "-o", "x", "--micelle", "2"], "--micelle"),
         (["train", "--structures", "nowhere", "-o", "runs"], "nowhere"),
         (["train", "--structures", ".", "-o", "runs", "--edges", "63"], "--edges"),
     ],

@@ -1,4 +1,4 @@
-"""`deepemhancer evaluate`: its numbers are those of the functions, its files are written whole, its errors fit on a line."""
+"""`deepemhancer evaluate`: numbers as the functions give them, whole files, errors of one line."""
 
 import json
 

@@ -30,7 +30,7 @@ def ball(shape, rate, radius, edge):
 
 @pytest.fixture(scope="module")
 def halves():
-    """One structure in a ball with noise over the box: signal falls with B = 120 A^2, noise does not."""
+    """A structure in a ball, whose signal falls with B = 120 A^2, and noise that does not."""
     shape, rate = (60, 60, 60), 1.3
     signal = white(shape, 0) * ball(shape, rate, 18, 4)
     signal = np.fft.ifftn(np.fft.fftn(signal) * np.exp(-30 * frequencies(shape, rate) ** 2)).real
@@ -74,7 +74,10 @@ def test_correction_is_its_formula_and_randomises_where_the_unmasked_curve_falls
 
 
 def test_what_the_mask_brings_in_is_taken_out():
-    """Halves that share nothing beyond 12 A: a mask with a steep edge correlates them there, the correction takes that away (mean of six pairs)."""
+    """Halves that share nothing beyond 12 A are correlated by a mask with a steep edge.
+
+    The correction removes that, in the mean of six pairs.
+    """
     shape, rate = (48, 48, 48), 2.0
     k, mask = frequencies(shape, rate), ball(shape, rate, 18, 1.0)
     low = 60 * np.fft.ifftn(np.fft.fftn(white(shape, 0) + 2) * (k < 1 / 12)).real
@@ -116,8 +119,10 @@ def test_random_phases_repeat_with_their_seed(halves):
     not shutil.which("relion_postprocess"), reason="relion_postprocess is not installed"
 )
 def test_curves_and_amplitudes_are_those_of_relion_postprocess(halves, tmp_path):
-    """Unmasked and masked within 0.01, but 0.04 in the first shells, where RELION's double count of the coefficients with kx = 0 tells; the curve of
-    random phases, which are drawn anew, within 0.15; the corrected one within 0.06, its resolution within a shell; the Guinier curve within 0.03."""
+    """RELION's curves differ by its random phases, and in the first shells by its counting.
+
+    It counts the coefficients with kx = 0 twice.
+    """
     (half1, half2), mask, rate = halves
     for name, data in (("half1", half1), ("half2", half2), ("mask", mask)):
         mrc.write_map(tmp_path / f"{name}.mrc", data, mrc.new_map(data, rate))

@@ -41,7 +41,7 @@ def test_correlation_with_white_noise_added(white, sigma):
 
 @pytest.mark.parametrize(("resolution", "rate"), [(4.0, 1.0), (7.0, 1.5)])
 def test_resolution_with_noise_that_grows_with_frequency(white, resolution, rate):
-    """FSC = 1 / sqrt(1 + 3 (k / k0)^4) for unit signal and noise of power 3 (k / k0)^4: 0.5 at k0."""
+    """Noise of power 3 (k / k0)^4 and unit signal: FSC = 1 / sqrt(1 + 3 (k / k0)^4), 0.5 at k0."""
     shape = white.shape
     square = sum(
         g**2
@@ -76,7 +76,7 @@ def test_nothing_correlates_with_an_empty_map(white):
 
 @pytest.mark.parametrize(("rate", "edge"), [(1.0, 6.0), (0.8, 8.0)])
 def test_soft_mask_of_a_ball(rate, edge):
-    """One in the ball and `distance` beyond its 5 A surface, then half a cosine `edge` wide, then zero."""
+    """1 in the ball and `distance` beyond its 5 A surface, then half a cosine `edge` wide."""
     n = 80
     axis = (np.arange(n) - n // 2) * rate
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
@@ -90,7 +90,8 @@ def test_soft_mask_of_a_ball(rate, edge):
         (inner + outer) / 2, abs=rate
     )
     surface = inner - 3.0
-    # The low-pass exp(-25 k^2) adds 25 / (2 pi^2) A^2 to the variance; a tenth of (nearly) the maximum lies at sqrt(2 ln 10) sigma.
+    # The low-pass exp(-25 k^2) adds 25 / (2 pi^2) A^2 to the variance; a tenth of the maximum,
+    # nearly, lies at sqrt(2 ln 10) sigma.
     assert surface == pytest.approx(np.sqrt(2 * np.log(10) * (16 + 25 / (2 * np.pi**2))), abs=1.2)
     np.testing.assert_allclose(mask, mask.transpose(2, 0, 1))  # as round as the ball
     in_between = (profile > 0.01) & (profile < 0.99)
@@ -129,7 +130,7 @@ def test_density_that_the_model_lacks_lowers_the_peaks_and_not_the_mask(white):
 
 @pytest.mark.parametrize("shape", [(40, 40, 40), (30, 48, 40)])
 def test_average_weighs_shells_by_their_coefficients(shape):
-    """Counted one by one in the full transform: the shells' volumes are their numbers within 1 % in the mean."""
+    """Coefficients counted one by one: the shells' volumes are their numbers within 1 %."""
     k = np.sqrt(sum(g**2 for g in np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")))
     counts = np.bincount(np.floor(k * min(shape) + 0.5).astype(int).ravel())
     frequency = np.arange(min(shape) // 2 + 1) / min(shape)

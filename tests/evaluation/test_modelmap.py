@@ -46,13 +46,17 @@ def test_atoms_outside_are_left_out_with_a_warning_and_a_model_outside_is_an_err
         )
     with pytest.raises(
         InputError,
-        match=r"model\.pdb: the model, \(5, 5, 50\) to \(5, 5, 50\) A .* lies outside of map\.mrc, \(0, 0, 0\) to",
+        match=r"model\.pdb: the model, \(5, 5, 50\) to \(5, 5, 50\) A .* lies outside of map\.mrc, "
+        r"\(0, 0, 0\) to",
     ):
         modelmap.place_in_map(atoms([outside]), volume(), "model.pdb")
 
 
 def test_model_map_is_the_sum_of_form_factors_up_to_its_end():
-    """F(k) = sum f(k) exp(-B k^2 / 4 - 2 pi i k x), Peng et al. 1996, within 1 % up to 0.37 / rate; nothing at Nyquist."""
+    """F(k) = sum f(k) exp(-B k^2 / 4 - 2 pi i k x) up to 0.37 / rate, nothing at Nyquist.
+
+    Form factors: Peng et al. 1996.
+    """
     shape, rate = (20, 24, 18), 1.1
     given = atoms([(5.1, 7.9, 8.4), (9.0, 6.6, 10.9)], (8.0, 60.0))
     k = np.meshgrid(*(np.fft.fftfreq(n, rate) for n in shape), indexing="ij")

@@ -16,7 +16,7 @@ def blob(shape, rate, sigma):
 @pytest.mark.parametrize(("shape", "rate"), [((48, 48, 48), 1.0), ((40, 54, 45), 0.9)])
 @pytest.mark.parametrize("sigma", [0.9, 1.3])
 def test_gaussian_blob_has_its_b_factor(shape, rate, sigma):
-    """|F| = exp(-2 pi^2 sigma^2 / d^2), which is B = 8 pi^2 sigma^2: 64 and 133 A^2; a shell's width costs less than 1 %."""
+    """|F| = exp(-2 pi^2 sigma^2 / d^2), which is B = 8 pi^2 sigma^2: 64 and 133 A^2."""
     square, log_amplitude = amplitude_profile(blob(shape, rate, sigma), rate)
     assert fit_b_factor(square, log_amplitude, 3.0) == pytest.approx(
         8 * np.pi**2 * sigma**2, rel=0.01

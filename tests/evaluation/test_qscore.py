@@ -1,12 +1,12 @@
-"""Q-scores against closed forms, a slow float64 version of the definition, and the published rule of eight points."""
+"""Q-scores against closed forms, a slow version of the definition, and the published rule."""
 
 import numpy as np
 import pytest
 
 from deepemhancer_plugin.core.evaluation import qscore
 from deepemhancer_plugin.core.evaluation.qscore import draw_atoms, q_scores
-from deepemhancer_plugin.core.simulation.assembly import spread_directions
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
+from deepemhancer_plugin.core.simulation.assembly import spread_directions
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 RADII = np.arange(21) * 0.1
@@ -37,7 +37,7 @@ def linear(volume, points, rate):
 
 @pytest.mark.parametrize("sigma", [0.4, 0.6, 1.0, 1.5])
 def test_lone_gaussian_has_its_closed_form(sigma):
-    """Correlation of two Gaussians over spheres that count alike; linear interpolation at 0.25 A costs less than 0.01."""
+    """Correlation of two Gaussians over spheres that count alike; voxels of 0.25 A."""
     volume = 3 * gaussians([(5.1, 5.0, 4.9)], sigma, (42, 40, 41), 0.25) + 2
     expected = np.corrcoef(np.exp(-0.5 * (RADII / sigma) ** 2), np.exp(-0.5 * (RADII / 0.6) ** 2))[
         0, 1
@@ -119,7 +119,7 @@ def test_constant_map_scores_nothing():
 
 
 def eight_points(volume, positions, rate, atom):
-    """The published rule: on each sphere the first of a spiral of 8, 10, 12 ... points that leaves eight to the atom."""
+    """The published rule: the first spiral of 8, 10, 12 ... points that leaves the atom eight."""
     u, v = [], []
     for radius in RADII:
         for n in range(8, 208, 2):
@@ -135,7 +135,7 @@ def eight_points(volume, positions, rate, atom):
 
 @pytest.mark.parametrize(("resolution", "low", "high"), [(2.3, 0.7, 0.95), (4.0, 0.3, 0.6)])
 def test_agrees_with_the_rule_of_eight_points(resolution, low, high):
-    """Over 30 atoms of a protein the means differ by less than 0.015, single atoms by about 0.05; and the scores fall with the resolution."""
+    """The mean of 30 atoms is the published rule's, and the scores fall with the resolution."""
     made = simulate_halves(
         from_structure(build_protein()),
         Conditions(resolution, box=64, sampling_rate=1.1, b_factor=0, disorder=0, pose_error=0),

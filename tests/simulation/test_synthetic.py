@@ -76,7 +76,7 @@ def test_backbone_geometry(protein):
 
 
 def test_torsions_are_allowed(protein):
-    """No residue but glycine has a positive phi; helices and strands lie in their places of Ramachandran's plot."""
+    """Only glycine has a positive phi; helices and strands lie where Ramachandran has them."""
     residues = list(chain(protein))
     for i in range(1, len(residues) - 1):
         phi, psi = np.degrees(gemmi.calculate_phi_psi(*residues[i - 1 : i + 2]))

@@ -10,8 +10,7 @@ from deepemhancer_plugin.core.simulation.halves import name_outputs
 from deepemhancer_plugin.core.simulation.simulate import simulate
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run `deepemhancer simulate MODEL -o PREFIX`; returns its exit status."""
+def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         "deepemhancer simulate",
         description="Half maps that a reconstruction of an atomic model would give, the map that "
@@ -59,7 +58,12 @@ def main(arguments: Sequence[str]) -> int:
         help="0-1: crowding of the views about one direction (default: %(default)s)",
     )
     p.add_argument("--seed", type=int, default=0)
-    a = p.parse_args(arguments)
+    return p
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `deepemhancer simulate MODEL -o PREFIX`; returns its exit status."""
+    a = _parser().parse_args(arguments)
     outputs = name_outputs(a.output)
     check_outputs(outputs, [a.model])
     simulated = simulate(

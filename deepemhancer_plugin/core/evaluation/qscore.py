@@ -122,9 +122,7 @@ def _score_atoms(
     u, v = (used * mean).sum(0), (used * gauss).sum(0)
     covariance = (used * mean * gauss).sum(0) - u * v
     variance = ((used * square).sum(0) - u * u) * ((used * gauss**2).sum(0) - v * v)
-    return np.divide(
-        covariance,
-        np.sqrt(np.maximum(variance, 0)),
-        out=np.zeros(len(centres)),
-        where=variance > 1e-12 * u**2,
-    )
+    scores = np.zeros(len(centres))
+    scale = np.sqrt(np.maximum(variance, 0))
+    np.divide(covariance, scale, out=scores, where=variance > 1e-12 * u**2)
+    return scores

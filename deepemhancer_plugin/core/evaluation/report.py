@@ -76,7 +76,7 @@ def measure_maps(
     rate: float,
     reference: Reference | None,
     limit: float | None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[MapMetrics], float | None]:
     """Measure maps on one grid.
 
@@ -92,18 +92,19 @@ def measure_maps(
         The maps' metrics, and the limit; None where nothing tells it, and then nothing is averaged
         or fitted.
     """
+    show = progress or (lambda done, total: None)
     curves = []
     for done, (_, volume) in enumerate(maps):
-        progress(done, 2 * len(maps))
+        show(done, 2 * len(maps))
         curves.append(_compute_fscs(volume, rate, reference) if reference else {})
     frequency = np.sqrt(amplitude_profile(maps[0][1], rate)[0])
     if limit is None and reference:
         limit = min(resolution(frequency, fscs["masked"], 0.143) for fscs in curves)
     measured = []
     for done, ((name, volume), fscs) in enumerate(zip(maps, curves, strict=True)):
-        progress(len(maps) + done, 2 * len(maps))
+        show(len(maps) + done, 2 * len(maps))
         measured.append(_measure_map(name, volume, rate, fscs, reference, limit))
-    progress(2 * len(maps), 2 * len(maps))
+    show(2 * len(maps), 2 * len(maps))
     return measured, limit
 
 

@@ -41,19 +41,20 @@ class Grid:
     @cached_property
     def k(self) -> np.ndarray:
         """|k| in 1/A of each coefficient of the half spectrum."""
-        return np.sqrt(self.square)
+        return np.asarray(np.sqrt(self.square))
 
     def forward(self, volume: np.ndarray) -> np.ndarray:
         """Transform a map (z, y, x) to its half spectrum (z, y, x // 2 + 1)."""
-        return fft.rfftn(volume, workers=self.workers)
+        return np.asarray(fft.rfftn(volume, workers=self.workers))
 
     def back(self, spectrum: np.ndarray) -> np.ndarray:
         """Transform a half spectrum to its map (z, y, x)."""
-        return fft.irfftn(spectrum, s=self.shape, workers=self.workers)
+        return np.asarray(fft.irfftn(spectrum, s=self.shape, workers=self.workers))
 
     def smooth(self, volume: np.ndarray, length: float) -> np.ndarray:
         """Low-pass a map to about `length` A by a Gaussian, which is 1/e at 1 / length."""
-        return self.back(self.forward(volume) * np.exp(-self.square * np.float32(length**2)))
+        gauss = np.exp(-self.square * np.float32(length**2))
+        return self.back(self.forward(volume) * gauss)
 
     def measure_power(self, spectrum: np.ndarray, frequency: float) -> float:
         """Average |F|^2 over the shell 10 % wide about `frequency` in 1/A."""

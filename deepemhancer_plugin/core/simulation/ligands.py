@@ -63,8 +63,9 @@ def add_ligands(molecule: Molecule, count: int, rng: np.random.Generator) -> Mol
 
 def _point_outwards(place: np.ndarray, tree: cKDTree) -> np.ndarray:
     """Unit vector at `place` (3,) away from the fifty nearest atoms."""
-    away = place - tree.data[tree.query(place, min(50, tree.n))[1]].mean(0)
-    return away / max(float(np.linalg.norm(away)), 1e-6)
+    away: np.ndarray = place - tree.data[tree.query(place, min(50, tree.n))[1]].mean(0)
+    away /= max(float(np.linalg.norm(away)), 1e-6)
+    return away
 
 
 def _grow_glycan(atoms: np.ndarray, anchor: int, tree: cKDTree, rng: np.random.Generator) -> Grown:
@@ -108,7 +109,7 @@ def _place_sugar(
         towards = along + 0.3 * rng.standard_normal(3)
         turn, _ = Rotation.align_vectors([towards / np.linalg.norm(towards)], [[1.0, 0.0, 0.0]])
         spin = Rotation.from_rotvec([rng.uniform(0, 2 * np.pi), 0, 0])
-        sugar = (turn * spin).apply(SUGAR) + link + BOND * along
+        sugar: np.ndarray = (turn * spin).apply(SUGAR) + link + BOND * along
         if step > 1:
             free = tree.query(sugar[1:])[0].min() > NOT_TOUCHING
         else:

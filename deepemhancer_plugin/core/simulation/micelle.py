@@ -26,6 +26,7 @@ def make_micelle(
     )
     along = z * np.float32(axis[2]) + y * np.float32(axis[1]) + x * np.float32(axis[0])
     radius = np.sqrt(np.maximum(z * z + y * y + x * x - along**2, 0))
+    belt: np.ndarray
     if rng.random() < 0.5:
         belt = ((np.abs(along) < height) & (radius < width)).astype(np.float32)
     else:

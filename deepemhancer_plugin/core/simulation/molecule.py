@@ -102,8 +102,8 @@ def _standardise(b_factors: np.ndarray) -> np.ndarray:
     spread = b_factors.std() if len(b_factors) else 0.0
     if spread <= 1:
         return np.full(len(b_factors), MEAN_B)
-    scaled = MEAN_B + (SPREAD_B / spread) * (b_factors - np.median(b_factors))
-    return np.clip(scaled, *B_LIMITS)
+    scaled: np.ndarray = MEAN_B + (SPREAD_B / spread) * (b_factors - np.median(b_factors))
+    return scaled.clip(*B_LIMITS)
 
 
 def read_molecule(path: str | os.PathLike[str], standardise: bool = True) -> Molecule:
@@ -188,7 +188,7 @@ def compute_potential(
     calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
     calculator.grid.set_size(*fine[::-1])
     calculator.add_model_density_to_grid(_build_model(molecule))
-    spectrum = fft.rfftn(
+    spectrum: np.ndarray = fft.rfftn(
         np.asarray(calculator.grid.array, np.float32).transpose(2, 1, 0), workers=workers
     )
     transforms = fft.fftfreq, fft.fftfreq, fft.rfftfreq

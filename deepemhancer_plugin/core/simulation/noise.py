@@ -70,7 +70,7 @@ def compute_amplitude(grid: Grid, conditions: Conditions, direction: np.ndarray)
         direction: unit vector x, y, z that preferred views crowd about.
     """
     lowest = 0.5 / (grid.edge * grid.rate)
-    amplitude = np.maximum(grid.k, lowest) ** np.float32(conditions.noise_exponent)
+    amplitude: np.ndarray = np.maximum(grid.k, lowest) ** np.float32(conditions.noise_exponent)
     if conditions.preferred > 0:
         product = sum(
             axis * np.float32(d) for axis, d in zip(grid.axes, direction[::-1], strict=True)
@@ -93,7 +93,7 @@ def _compute_reconstruction_gain(k: np.ndarray, grid: Grid, defocus: float) -> n
     """Gain at k (n,) in 1/A where the CTF averages to little, and at the Fourier sphere's rim."""
     nyquist, shell = 0.5 / grid.rate, 1 / (grid.edge * grid.rate)
     rim = 1 + RIM_POWER * np.exp(np.minimum((k - nyquist) / (RIM_WIDTH * shell), 0))
-    return np.sqrt(rim / _average_ctf_square(k, defocus))
+    return np.asarray(np.sqrt(rim / _average_ctf_square(k, defocus)))
 
 
 def _average_ctf_square(k: np.ndarray, defocus: float) -> np.ndarray:
@@ -105,4 +105,4 @@ def _average_ctf_square(k: np.ndarray, defocus: float) -> np.ndarray:
         return np.ones_like(k)
     z = np.linspace(0.5, 1.5, 64)[:, None] * defocus * 1e4
     chi = np.pi * WAVELENGTH * z * k**2 - np.pi / 2 * SPHERICAL_ABERRATION * WAVELENGTH**3 * k**4
-    return np.square(np.sin(chi + np.arcsin(AMPLITUDE_CONTRAST))).mean(0)
+    return np.asarray(np.square(np.sin(chi + np.arcsin(AMPLITUDE_CONTRAST))).mean(0))

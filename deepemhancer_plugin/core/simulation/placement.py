@@ -93,7 +93,8 @@ def draw_disorder(
 
 
 def _find_middle(molecule: Molecule) -> np.ndarray:
-    return (molecule.positions.min(0) + molecule.positions.max(0)) / 2
+    low, high = molecule.positions.min(0), molecule.positions.max(0)
+    return np.asarray((low + high) / 2)
 
 
 def _choose_edge(size: float, rate: float) -> int:
@@ -137,4 +138,4 @@ def _draw_flexibility(positions: np.ndarray, rng: np.random.Generator) -> np.nda
     along = positions @ direction
     low, high = np.percentile(along, [2, 98])
     middle, slope = rng.uniform(0.4, 0.9), rng.uniform(0.05, 0.2)
-    return 1 / (1 + np.exp(-((along - low) / max(high - low, 1.0) - middle) / slope))
+    return np.asarray(1 / (1 + np.exp(-((along - low) / max(high - low, 1.0) - middle) / slope)))

@@ -44,8 +44,8 @@ def simulate(
         InputError: the model cannot be read or holds no atoms; a number is out of its range.
 
     Example:
+        >>> from deepemhancer_plugin.core import simulate
         >>> from deepemhancer_plugin.core.simulation import from_structure
-        >>> from deepemhancer_plugin.core.simulation.simulate import simulate
         >>> from deepemhancer_plugin.core.simulation.synthetic import build_protein
         >>> protein = from_structure(build_protein(0))
         >>> simulated = simulate(protein[:400], resolution=6, sampling_rate=2)

@@ -178,7 +178,7 @@ def _place(
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     angle, torsion = np.deg2rad(angle), np.deg2rad(torsion)[..., None]
     across = np.cos(torsion) * np.cross(normal, bc) + np.sin(torsion) * normal
-    return c + bond * (np.sin(angle) * across - np.cos(angle) * bc)
+    return np.asarray(c + bond * (np.sin(angle) * across - np.cos(angle) * bc))
 
 
 def _build_backbone(count: int) -> np.ndarray:
@@ -195,7 +195,7 @@ def _build_backbone(count: int) -> np.ndarray:
     o = _place((following, ca, c), 1.231, 120.1, 180.0)
     cb = _place((n, c, ca), 1.530, 110.1, 122.7)
     atoms = np.stack([n, ca, c, o, cb], 1)
-    return atoms - atoms[:, 1].mean(0)
+    return np.asarray(atoms - atoms[:, 1].mean(0))
 
 
 def _rank_burial(backbone: np.ndarray) -> np.ndarray:
