@@ -1,4 +1,4 @@
-"""Cleaning against scikit-image's pieces put together as the original program does, and against closed forms."""
+"""Cleaning against scikit-image's pieces in the original program's order, and closed forms."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from skimage.measure import label
 from skimage.morphology import closing
 
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.maps.components import Removed, remove_small_components
+from deepemhancer_plugin.core.maps.components import RemovedComponents, remove_small_components
 
 
 def blobs(shape=(24, 28, 32), seed=0, count=12):
@@ -64,7 +64,7 @@ def test_equals_the_steps_of_scikit_image(seed, fraction, classic):
     expected, components, voxels = reference(volume, fraction, classic)
     cleaned, removed = remove_small_components(volume, fraction, 1.5, classic)
     np.testing.assert_array_equal(cleaned, expected)
-    assert removed == Removed(components, voxels, pytest.approx(voxels * 1.5**3))
+    assert removed == RemovedComponents(components, voxels, pytest.approx(voxels * 1.5**3))
     assert cleaned.dtype == np.float32
 
 
@@ -73,7 +73,7 @@ def test_counts_and_volume_in_closed_form():
     for fraction, gone in [(0, ()), (0.01, ()), (0.05, (2,)), (0.12, (4, 2)), (0.8, (4, 2))]:
         cleaned, removed = remove_small_components(volume, fraction, 2.0)
         voxels = sum(side**3 for side in gone)
-        assert removed == Removed(len(gone), voxels, 8.0 * voxels)
+        assert removed == RemovedComponents(len(gone), voxels, 8.0 * voxels)
         assert cleaned.sum() == 584 - voxels
 
 
@@ -120,7 +120,7 @@ def test_constant_map_stays(value):
     volume = np.full((9, 10, 11), value, np.float32)
     cleaned, removed = remove_small_components(volume, 0.5, 1)
     np.testing.assert_array_equal(cleaned, volume)
-    assert removed == Removed(0, 0, 0.0)
+    assert removed == RemovedComponents(0, 0, 0.0)
 
 
 @settings(max_examples=25, deadline=None)

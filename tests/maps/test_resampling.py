@@ -17,7 +17,10 @@ shapes = st.tuples(sides, sides, sides)
 
 
 def waves(shape, limits, seed):
-    """Six plane waves through a periodic box with indices within +- limits, sampled on `shape` voxels; the first voxel is the box's corner."""
+    """Six plane waves through a periodic box, sampled on `shape` voxels.
+
+    Their indices lie within +- limits; the first voxel is the box's corner.
+    """
     rng = np.random.default_rng(seed)
     z, y, x = np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij")
     result = np.full(shape, rng.normal())
@@ -106,7 +109,10 @@ def test_wave_at_the_coarser_nyquist_keeps_its_amplitude(old, new):
     st.tuples(*[st.integers(0, 29)] * 3),
 )
 def test_solvent_of_resampled_density_is_empty_and_the_rest_as_resampled(old, new, corner):
-    """A block of 4^3 voxels anywhere in the periodic box; distances on each axis, in voxels of the coarser grid."""
+    """A block of 4^3 voxels anywhere in the periodic box.
+
+    Distances are taken on each axis, in voxels of the coarser grid.
+    """
     index = [(np.arange(c, c + 4) % n) for c, n in zip(corner, old, strict=True)]
     volume = np.zeros(old, np.float32)
     volume[np.ix_(*index)] = 1

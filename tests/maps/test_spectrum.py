@@ -5,7 +5,10 @@ import pytest
 from scipy import fft
 
 from deepemhancer_plugin.core.maps import filters, spectrum
-from deepemhancer_plugin.core.noise import directions
+from deepemhancer_plugin.core.simulation.conditions import Conditions
+from deepemhancer_plugin.core.simulation.halves import simulate_halves
+from deepemhancer_plugin.core.simulation.molecule import from_structure
+from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
 
 def frequencies(shape, rate):
@@ -76,14 +79,6 @@ def test_radial_mean_of_a_radial_function(shape):
     np.testing.assert_allclose(got, np.arange(len(got)), rtol=1e-6)
 
 
-def test_multiply_by_a_linear_gain_is_exact():
-    shape, rate = (34, 8, 9), 1.2
-    ones = np.ones((34, 8, 5), np.complex64)
-    gain = 1 + 3 * np.arange(30) * filters.shell_width(shape, rate)
-    filters.apply_gain(ones, gain, shape, rate)
-    np.testing.assert_allclose(ones.real, 1 + 3 * frequencies(shape, rate)[..., :5], rtol=1e-5)
-
-
 def test_resolution_interpolates_linearly():
     frequency = np.arange(11) * 0.05
     assert spectrum.resolution(frequency, 1 - 2 * frequency, 0.333) == pytest.approx(1 / 0.3335)
@@ -103,7 +98,7 @@ def test_resolution_is_the_first_crossing_or_nyquist():
 
 @pytest.fixture(scope="module")
 def coloured():
-    """Noise whose amplitude falls by a factor of fifty, with blobs so that it is no Gaussian field."""
+    """Noise with blobs, so that it is no Gaussian field; its amplitude falls by fifty."""
     volume = np.random.default_rng(4).standard_normal((40, 36, 44)) ** 3
     return filtered(volume, 60.0)
 
@@ -172,7 +167,10 @@ def test_gain_is_the_inverse_amplitude_up_to_its_limit():
 
 
 def low_pass(volume, rate, cut, width):
-    """By the definition, on the full transform: 1 up to `cut`, 0 from (1 + width) cut on, half a cosine in between."""
+    """By the definition, on the full transform.
+
+    1 up to `cut`, 0 from (1 + width) cut on, half a cosine in between.
+    """
     k = frequencies(volume.shape, rate)
     gain = 0.5 + 0.5 * np.cos(np.pi * np.clip((k / cut - 1) / max(width, 1e-9), 0, 1))
     return fft.ifftn(fft.fftn(volume) * gain).real.astype(np.float32)
@@ -221,112 +219,105 @@ def test_a_low_pass_is_seen_through_a_sphere_and_not_through_a_mask(protein_like
     assert spectrum.find_low_pass(filtered * (radius < min(filtered.shape) / 4), 1.3) is None
 
 
-def test_low_passed_is_its_definition(protein_like):
-    for end in (0.2, 0.35, 0.6):
-        wanted = low_pass(protein_like, 1.3, 0.6 * end, 2 / 3)
-        np.testing.assert_allclose(
-            filters.low_pass(protein_like, 1.3, 0.6 * end, end), wanted, atol=1e-5 * wanted.max()
-        )
-
-
 def test_an_empty_map_has_no_band_limit():
     assert spectrum.find_low_pass(np.zeros((32, 32, 32), np.float32), 1.0) is None
 
 
-# ------------------------------------------------------------------------------------------------------------- directions of the noise
+FILTERS = {
+    "hard": lambda k, cut, width: k <= cut,
+    "RELION": lambda k, cut, width: filters.raised_cosine(k, cut - width, cut + width),
+    "cosine": lambda k, cut, width: filters.raised_cosine(k, cut, 1.1 * cut),
+    "Butterworth": lambda k, cut, width: 1 / np.sqrt(1 + (k / cut) ** 32),
+}
 
 
-def noise_of(power, shape, seed=0):
-    """White noise (z, y, x) with `power` of the unit vectors (3, ...) of k in each direction."""
-    kz, ky, kx = np.meshgrid(
-        np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2]), indexing="ij"
+@pytest.fixture(scope="module")
+def protein():
+    """A protein that no threshold was set on."""
+    return from_structure(build_protein(4))
+
+
+def halves_of(protein, b_factor, rate=1.0, resolution=4.0, box=96, sphere=True):
+    """Half maps whose signal and noise are blurred alike."""
+    conditions = Conditions(
+        resolution=resolution,
+        b_factor=b_factor,
+        sampling_rate=rate,
+        box=box,
+        disorder=0,
+        pose_error=0,
+        angle_error=0,
+        sphere=sphere,
+        random_pose=False,
     )
-    k = np.stack([kz, ky, kx])
-    values = np.fft.rfftn(np.random.default_rng(seed).standard_normal(shape)) * np.sqrt(
-        power(k / np.maximum(np.linalg.norm(k, axis=0), 1e-9))
-    )
-    return np.fft.irfftn(values, s=shape).astype(np.float32)
+    simulated = simulate_halves(protein, conditions, 0)
+    return simulated.half1, simulated.half2
 
 
-DIRECTIONS = np.random.default_rng(5).normal(size=(3, 300))
-DIRECTIONS /= np.linalg.norm(DIRECTIONS, axis=0)
+def filtered_by(name, volume, rate, cut):
+    k = filters.frequencies(volume.shape, rate)
+    gain = FILTERS[name](k, 1 / cut, filters.shell_width(volume.shape, rate))
+    return fft.irfftn(fft.rfftn(volume) * gain, s=volume.shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 0, 1), (0.6, 0, 0.8), (2 / 3, -1 / 3, 2 / 3)])
-@pytest.mark.parametrize("shape, rate", [((48, 48, 48), 1.0), ((40, 64, 52), 1.3)])
-def test_sampling_finds_the_views_that_made_the_noise(axis, shape, rate):
-    views = lambda along: 1.02 - 0.8 * np.tensordot(axis, along, 1) ** 2  # noqa: E731
-    coefficients, ratio = directions.measure_sampling(
-        noise_of(lambda along: 1 / views(along), shape), rate
-    )
-    found, expected = coefficients @ spectrum._quartic(DIRECTIONS), views(DIRECTIONS)
-    np.testing.assert_allclose(found / found.mean(), expected / expected.mean(), atol=0.1)
-    assert ratio == pytest.approx(1.02 / 0.22, rel=0.3)
+@pytest.mark.parametrize("rate, box", [(0.7, 104), (1.0, 96), (1.5, 64)])
+@pytest.mark.parametrize("b_factor", [0, 100, 200, 300, 400, 500])
+def test_blur_is_no_low_pass(protein, rate, box, b_factor):
+    halves = halves_of(protein, b_factor, rate, box=box)
+    assert spectrum.find_low_pass((halves[0] + halves[1]) / 2, rate) is None
+    assert spectrum.find_low_pass(halves[0], rate) is None
+    assert spectrum.find_low_pass_of_halves(*halves, rate) is None
 
 
-def test_evened_noise_is_the_same_in_all_directions_and_as_strong():
-    noise = noise_of(lambda along: 1 / (1.02 - 0.9 * along[1] ** 2), (56, 56, 56))
-    coefficients, before = directions.measure_sampling(noise)
-    even = directions.whiten_directions(noise + 3, coefficients, np.zeros(29))
-    assert before > 5 and directions.measure_sampling(even)[1] < 1.2
-    assert even.mean() == pytest.approx(3, abs=1e-3)
-    ours, theirs = (spectrum.power(fft.rfftn(v), v.shape)[3:28] for v in (even, noise))
-    np.testing.assert_allclose(ours, theirs, rtol=0.1)
+@pytest.mark.parametrize("b_factor", [300, 600, 1000])
+def test_a_gaussian_filter_is_a_blur(protein, b_factor):
+    """On white noise too, which has no detail of its own."""
+    volume = sum(halves_of(protein, 0))
+    noise = np.random.default_rng(0).standard_normal((64, 64, 64)).astype(np.float32)
+    for plain in (volume, noise):
+        assert spectrum.find_low_pass(filters.apply_b_factor(plain, 1.0, b_factor), 1.0) is None
 
 
-def test_even_noise_stays_as_it_is():
-    noise = noise_of(lambda along: np.ones(along.shape[1:]), (56, 56, 56))
-    coefficients, ratio = directions.measure_sampling(noise)
-    assert ratio < 1.2
-    np.testing.assert_allclose(
-        directions.whiten_directions(noise, directions.EVEN_SAMPLING, np.zeros(29)),
-        noise,
-        atol=1e-5,
-    )
-    np.testing.assert_allclose(
-        directions.whiten_directions(noise, coefficients, np.zeros(29)),
-        noise,
-        atol=0.3 * noise.std(),
-    )
+@pytest.mark.parametrize("name", ["hard", "RELION", "cosine"])
+@pytest.mark.parametrize("cut", [4.0, 6.0, 9.0, 12.0])
+@pytest.mark.parametrize("b_factor", [0, 100, 300])
+def test_filters_are_found_in_maps_and_halves(protein, name, cut, b_factor):
+    halves = [filtered_by(name, half, 1.0, cut) for half in halves_of(protein, b_factor)]
+    for end in (
+        spectrum.find_low_pass((halves[0] + halves[1]) / 2, 1.0),
+        spectrum.find_low_pass_of_halves(*halves, 1.0),
+    ):
+        assert 0.9 * cut < 1 / end < 1.35 * cut
 
 
-def test_strong_signal_is_not_filtered():
-    noise = noise_of(lambda along: 1 / (1.02 - 0.9 * along[1] ** 2), (56, 56, 56))
-    strong = np.repeat([1.0, 0.0], [20, 9])  # the FSC, in the shells' order
-    spectra = [
-        fft.rfftn(v)
-        for v in (
-            noise,
-            directions.whiten_directions(noise, directions.measure_sampling(noise)[0], strong),
-        )
-    ]
-    shell = np.floor(frequencies((56, 56, 56), 1.0)[..., :29] * 56 + 0.5)
-    np.testing.assert_allclose(
-        spectra[1][shell < 17],
-        spectra[0][shell < 17],
-        rtol=0.02,
-        atol=0.02 * np.abs(spectra[0]).mean(),
-    )
-    assert np.abs(spectra[1] / spectra[0])[(shell > 22) & (shell < 28)].std() > 0.2
+@pytest.mark.parametrize("cut", [4.0, 6.0, 9.0, 12.0])
+def test_a_steep_butterworth_filter_is_found(protein, cut):
+    volume = filtered_by("Butterworth", sum(halves_of(protein, 60)), 1.0, cut)
+    assert 0.8 * cut < 1 / spectrum.find_low_pass(volume, 1.0) < 1.35 * cut
 
 
-def test_imposed_symmetry_is_no_lack_of_views():
-    noise = np.random.default_rng(3).standard_normal((57, 57, 57)).astype(np.float32)
-    assert directions.measure_sampling(sum(np.rot90(noise, i, (1, 2)) for i in range(4)))[1] < 1.3
+def test_halves_that_agree_beyond_an_edge_were_not_filtered(protein):
+    """Signal of a millionth of the power, which a map alone cannot tell from rounding."""
+    halves = halves_of(protein, 0, resolution=2.5)
+    coarse = [filtered_by("hard", half, 1.0, 6.0) for half in halves]
+    weak = [h - c for h, c in zip(halves, coarse, strict=True)]
+    halves = [c + np.float32(1e-3) * w for c, w in zip(coarse, weak, strict=True)]
+    assert 1 / spectrum.find_low_pass((halves[0] + halves[1]) / 2, 1.0) > 5.5
+    assert spectrum.find_low_pass_of_halves(*halves, 1.0) is None
 
 
-@pytest.mark.parametrize("rise", [5, 12])
-def test_layer_lines_are_no_lack_of_views(rise):
-    """As white noise averaged over translations along z has them."""
-    noise = np.random.default_rng(3).standard_normal((60, 60, 60))
-    assert directions.measure_sampling(
-        sum(np.roll(noise, i, 0) for i in range(0, 60, rise)).astype(np.float32)
-    ) == (pytest.approx(directions.EVEN_SAMPLING), 1)
+def test_a_sphere_after_the_filter_does_not_hide_it_in_halves(protein):
+    halves = [filtered_by("RELION", half, 1.0, 8.0) for half in halves_of(protein, 80)]
+    sphere = filters.raised_cosine(filters.distance_from_centre((96, 96, 96)), 42, 46)
+    halves = [(half * sphere).astype(np.float32) for half in halves]
+    assert 7 < 1 / spectrum.find_low_pass_of_halves(*halves, 1.0) < 10
 
 
-@pytest.mark.parametrize(
-    "difference", [np.random.default_rng(0).standard_normal((12, 13, 14)), np.zeros((48, 48, 48))]
-)
-def test_too_little_noise_to_tell_directions(difference):
-    coefficients, ratio = directions.measure_sampling(difference.astype(np.float32))
-    assert ratio == 1 and coefficients @ spectrum._quartic(DIRECTIONS) == pytest.approx(1)
+@pytest.mark.parametrize("b_factor", [-50.0, 0.0, 120.0])
+def test_b_factor_of_a_straight_line(b_factor):
+    square = np.linspace(0, 0.2, 60)
+    line = 3 - b_factor / 4 * square
+    assert spectrum.fit_b_factor(square, line, 3.0) == pytest.approx(b_factor, abs=1e-9)
+    line[square < 0.01] = 100  # coarser than 10 A
+    assert spectrum.fit_b_factor(square, line, 3.0) == pytest.approx(b_factor, abs=1e-9)
+    assert spectrum.fit_b_factor(square[:4], line[:4], 3.0) is None

@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.maps import symmetry
 from deepemhancer_plugin.core.maps.symmetry import helix, impose_symmetry, point_group
 
 GROUPS = {
@@ -91,7 +93,10 @@ def test_impossible_helices_are_refused(rise, twist):
 )
 @settings(max_examples=12, deadline=None)
 def test_one_subunit_becomes_its_whole_assembly(name, shape, seed):
-    """The mean over the group of one blob is the assembly's blobs over their number, wherever the box's centre is."""
+    """The mean of one blob over the group is the assembly's blobs over their number.
+
+    So it is wherever the box's centre is.
+    """
     direction = Rotation.random(rng=np.random.default_rng(seed)).apply([6.0, 0, 0])
     operators = point_group(name)
     result, _ = impose_symmetry(blobs(shape, [direction]), operators, 1.3)
@@ -115,7 +120,10 @@ def test_noise_falls_with_the_number_of_copies():
 
 
 def test_helix():
-    """A right-handed helix: subunits turn from x to y as they rise. Its ends come from the subunits that reach them."""
+    """A right-handed helix: subunits turn from x to y as they rise.
+
+    Its ends come from the subunits that reach them.
+    """
     rate, rise, twist = 1.5, 6.0, 40.0
     subunits = [
         (7 * np.cos(np.deg2rad(i * twist)), 7 * np.sin(np.deg2rad(i * twist)), i * rise / rate)
@@ -133,3 +141,25 @@ def test_identity_alone():
     result, before = impose_symmetry(volume, point_group("C1"), 1.0)
     np.testing.assert_allclose(result, volume, atol=1e-5)
     assert before == pytest.approx(1)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 40])
+def test_the_number_of_threads_changes_nothing(workers):
+    volume = np.random.default_rng(0).standard_normal((40, 33, 34)).astype(np.float32)
+    expected = impose_symmetry(volume, point_group("D3"), 1.0)
+    result = impose_symmetry(volume, point_group("D3"), 1.0, workers=workers)
+    np.testing.assert_array_equal(result[0], expected[0])
+    assert result[1] == expected[1]
+
+
+def test_threads_are_as_many_as_cores(monkeypatch):
+    asked = []
+
+    def pool(workers):
+        asked.append(workers)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(symmetry, "cpu_cores", lambda: 5)
+    monkeypatch.setattr(symmetry, "ThreadPoolExecutor", pool)
+    impose_symmetry(blobs((16, 16, 16), [(0, 0, 0)]), point_group("C2"), 1.0)
+    assert asked == [5]

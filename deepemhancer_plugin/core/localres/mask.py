@@ -55,9 +55,13 @@ def auto_mask(
     )
     if not sizes.any():
         raise InputError("nothing in the map stands out of its noise: give a mask")
-    return ndimage.binary_fill_holes((sizes >= SMALLEST_PIECE * sizes.max())[labels])
+    large = sizes >= SMALLEST_PIECE * sizes.max()
+    inside: np.ndarray = ndimage.binary_fill_holes(large[labels])
+    return inside
 
 
 def _smooth(volume: np.ndarray, rate: float) -> np.ndarray:
     """Smooth a map. Reflected noise would be stronger at the faces, so the box wraps around."""
-    return ndimage.gaussian_filter(np.asarray(volume, np.float32), SMOOTHING / rate, mode="wrap")
+    volume = np.asarray(volume, np.float32)
+    low: np.ndarray = ndimage.gaussian_filter(volume, SMOOTHING / rate, mode="wrap")
+    return low

@@ -1,1 +1,1 @@
-""""""
+"""Maps: files, grids, filters, spectra, symmetry, components."""

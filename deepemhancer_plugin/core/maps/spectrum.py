@@ -64,7 +64,7 @@ def radial_mean(values: np.ndarray, shape: tuple[int, ...], rate: float = 1.0) -
         sums, counts = (np.pad(a, (0, n - len(a))) for a in (sums, counts))
         sums += np.bincount(shell.ravel(), (weight * values[planes]).ravel(), n)
         counts += np.bincount(shell.ravel(), weight.ravel(), n)
-    return sums / np.maximum(counts, 1)
+    return np.asarray(sums / np.maximum(counts, 1))
 
 
 def shell_matrix(edge: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def shell_matrix(edge: int) -> np.ndarray:
     shape = (edge,) * 3
     shell = np.floor(frequencies(shape) * np.float32(edge) + np.float32(0.5)).astype(int)
     member = (shell[..., None] == np.arange(edge // 2 + 1)) * conjugate_weights(shape)[:, None]
-    return member.reshape(-1, edge // 2 + 1).astype(np.float32)
+    return np.asarray(member.reshape(-1, edge // 2 + 1), np.float32)
 
 
 def power(spectrum: np.ndarray, shape: tuple[int, ...], rate: float = 1.0) -> np.ndarray:
@@ -264,7 +264,7 @@ def flattening_gain(map_power: np.ndarray, width: float) -> np.ndarray:
     gain = 1 / np.maximum(amplitude, strongest / LARGEST_GAIN + 1e-30)
     # Shell 0 is empty but for what a box with unequal edges has below shell 1.
     gain[0] = gain[:2].min()
-    return gain
+    return np.asarray(gain)
 
 
 def flatten_spectrum(volume: np.ndarray, degree: float, workers: int = -1) -> np.ndarray:
@@ -282,7 +282,7 @@ def flatten_spectrum(volume: np.ndarray, degree: float, workers: int = -1) -> np
     spectrum[0, 0, 0] = 0
     gain = flattening_gain(power(spectrum, volume.shape), shell_width(volume.shape))
     apply_gain(spectrum, gain**degree, volume.shape)
-    return fft.irfftn(spectrum, s=volume.shape, workers=workers)
+    return np.asarray(fft.irfftn(spectrum, s=volume.shape, workers=workers))
 
 
 def flatten_and_scale(volume: np.ndarray, workers: int = -1) -> np.ndarray:
