@@ -1,11 +1,12 @@
-"""RELION's auto-refinement of simulated particles, plain and with the enhancer as its external reconstruction, judged by the truth.
+"""RELION's auto-refinement of simulated particles, plain and with the enhancer, and the truth.
 
-    python benchmarks/relion_refinement.py --work DIR [--structures DIR] [--cases membrane,preferred,cut]
-                                           [--output docs/relion.md] [--picture docs/relion_fsc.png]
+    python benchmarks/relion_refinement.py --work DIR [--structures DIR]
+        [--cases membrane,preferred,cut] [--output docs/relion.md] [--picture docs/relion_fsc.png]
 
-Three cases: a membrane protein with its nanodisc (2R6G), a protein seen mostly from one side (1E4K), and the honesty experiment: the same protein
-from all sides, its density cut at 5 A before the noise is added, where nothing may come out finer than 5 A. Without --structures, synthetic
-proteins. DIR of --work keeps the particles and RELION's files; a refinement that ended is not run again.
+Three cases: a membrane protein with its nanodisc (2R6G); a protein seen mostly from one side
+(1E4K); and the same protein from all sides, its density cut at 5 A before the noise is added, where
+nothing finer than 5 A may come out. Without --structures, synthetic proteins. DIR of --work keeps
+the particles and RELION's files; a refinement that ended is not run again.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -30,9 +32,9 @@ from deepemhancer_plugin.core.relion.example import (
     ANGLES,
     low_pass_to,
     make_particles,
+    make_rotations,
     refine_command,
-    rotations,
-    run,
+    run_program,
 )
 from deepemhancer_plugin.core.simulation import (
     Conditions,
@@ -44,22 +46,37 @@ from deepemhancer_plugin.core.simulation import (
 )
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
 
-CUT = 5.0  # A, of the honesty experiment
+CUT = 5.0  # A, where the density of the third case ends
+RATE = 1.8  # A/voxel
+BOX = 80
+PARTICLES = 500
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is refined; `diameter` of RELION's mask in A, `preferred`: share of the views within 30 degrees of one direction."""
+    """What is refined.
+
+    Attributes:
+        title: for the table.
+        file: the atomic model, in the folder of --structures.
+        micelle: density of a detergent belt relative to the molecule's.
+        preferred: part of the views that lie within 30 degrees of one direction.
+        cut: whether the density is cut at 5 A.
+        resolution: in A, that the noise leaves to half maps from the true angles.
+        diameter: of RELION's mask in A.
+        order: healpix order that the angular searches begin at. Without views from the side the
+            errors stay so large that RELION stops at 3.
+    """
 
     title: str
     file: str
     micelle: float = 0.0
     preferred: float = 0.0
     cut: bool = False
-    resolution: float = 6.5  # A, that the noise would leave to half maps from the true angles
+    resolution: float = 6.5
     diameter: float = 136.0
-    order: int = 3  # healpix order that the angular searches begin at: without views from the side the errors stay so large that RELION stops at 3
+    order: int = 3
 
 
 CASES = {
@@ -78,15 +95,15 @@ CASES = {
         resolution=5.5,
     ),
 }
-RATE, BOX, PARTICLES = 1.8, 80, 500
 
 
-def made(case: Case, structures: str | None) -> Simulated:
-    molecule: Molecule = (
-        read_molecule(Path(structures) / case.file)
-        if structures
-        else from_structure(build_protein(len(case.file) % 7))
-    )
+def simulate_case(case: Case, structures: str | None) -> Simulated:
+    """Simulate the density of a case, without noise, and its target."""
+    molecule: Molecule
+    if structures:
+        molecule = read_molecule(Path(structures) / case.file)
+    else:
+        molecule = from_structure(build_protein(len(case.file) % 7))
     return simulate_halves(
         molecule,
         Conditions(
@@ -105,7 +122,7 @@ def made(case: Case, structures: str | None) -> Simulated:
 
 
 def refine(case: Case, folder: Path, truth: Simulated, hook: bool) -> None:
-    """One refinement, unless it is there already."""
+    """Run one refinement, unless it is there already."""
     name = "hook" if hook else "plain"
     if (folder / name / "run_class001.mrc").exists():
         return
@@ -119,7 +136,8 @@ def refine(case: Case, folder: Path, truth: Simulated, hook: bool) -> None:
     started = time.perf_counter()
     program = str(Path(sys.executable).parent / "deepemhancer-relion")
     environment = {"RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE": program} if hook else {}
-    text = run(refine_command(f"{name}/run", case.diameter, case.order, hook), folder, environment)
+    command = refine_command(f"{name}/run", case.diameter, case.order, hook)
+    text = run_program(command, folder, environment)
     (folder / name / "log.txt").write_text(text)
     (folder / name / "seconds").write_text(f"{time.perf_counter() - started:.0f}")
     print(f"{folder.name}, {name}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -127,7 +145,14 @@ def refine(case: Case, folder: Path, truth: Simulated, hook: bool) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What a refinement came to; `curves`: the FSC of the half maps, and of their mean with the model's map, in the mask."""
+    """What a refinement came to.
+
+    Attributes:
+        frequency: of the shells in 1/A.
+        curves: FSC in the mask of the half maps, and of their mean with the model's map.
+        numbers: the metrics by name.
+        volume: the mean half map (z, y, x), put where the model is.
+    """
 
     frequency: np.ndarray
     curves: tuple[np.ndarray, np.ndarray]
@@ -136,24 +161,13 @@ class Result:
 
 
 def measure(folder: Path, truth: Simulated) -> Result:
-    """A refinement's unfiltered half maps and angles against the truth (`truth.star` beside it)."""
-    halves = [
-        mrcfile.read(folder / f"run_half{n}_class001_unfil.mrc").astype(np.float32) for n in (1, 2)
-    ]
+    """Compare a refinement's unfiltered half maps and angles with the truth."""
     mask = soft_mask(truth.model, RATE)
-    # The particles' common shift is free: the map is put where the model is, to a twentieth of a voxel.
+    halves, shift = read_halves(folder, truth.model, mask)
     mean = (halves[0] + halves[1]) / 2
-    shift = phase_cross_correlation(
-        low_pass_to(truth.model, RATE, 6) * mask,
-        low_pass_to(mean, RATE, 6) * mask,
-        upsample_factor=20,
-    )[0]
-    halves = [ndimage.fourier_shift(np.fft.fftn(h), shift) for h in halves]
-    halves = [np.ascontiguousarray(np.fft.ifftn(h).real, np.float32) for h in halves]
-    mean = (halves[0] + halves[1]) / 2
-    half_fsc = half_map_fsc(*halves, RATE, mask)
+    half_fsc = half_map_fsc(halves[0], halves[1], RATE, mask)
+    corrected = np.asarray(half_fsc.corrected)
     frequency, model_fsc = spectrum.fsc(mean * mask, truth.model * mask, RATE)
-    assert half_fsc.corrected is not None
     scores = score(mean, truth.model, mask, RATE)
     angles, common = angular_errors(folder / "run_data.star", folder.parent / "truth.star")
     atoms = draw_atoms(len(truth.molecule), 2000, 0)
@@ -167,28 +181,49 @@ def measure(folder: Path, truth: Simulated) -> Result:
         "angle": float(np.median(angles)),
         "worst": float(np.percentile(angles, 90)),
         "common": common,
-        "beyond": float(half_fsc.corrected[frequency > 1.05 / CUT].max()),
+        "beyond": float(corrected[frequency > 1.05 / CUT].max()),
         "iterations": len(list(folder.glob("run_it*_half1_model.star"))) - 1,
         "enhanced": sum(call["enhanced"] for call in calls),
         "shift": float(np.linalg.norm(shift) * RATE),
     }
-    return Result(frequency, (half_fsc.corrected, model_fsc), numbers, mean)
+    return Result(frequency, (corrected, model_fsc), numbers, mean)
+
+
+def read_halves(
+    folder: Path, model: np.ndarray, mask: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Read a refinement's half maps and put them where the model is.
+
+    The particles' common shift is free, so that it is taken away, to a twentieth of a voxel.
+
+    Returns:
+        The half maps (z, y, x), and their shift in voxels.
+    """
+    files = [folder / f"run_half{n}_class001_unfil.mrc" for n in (1, 2)]
+    halves = [mrcfile.read(file).astype(np.float32) for file in files]
+    mean = (halves[0] + halves[1]) / 2
+    coarse = [low_pass_to(volume, RATE, 6) * mask for volume in (model, mean)]
+    shift = phase_cross_correlation(*coarse, upsample_factor=20)[0]
+    moved = [np.fft.ifftn(ndimage.fourier_shift(np.fft.fftn(half), shift)) for half in halves]
+    return [np.ascontiguousarray(half.real, np.float32) for half in moved], shift
 
 
 def angular_errors(found: Path, true: Path) -> tuple[np.ndarray, float]:
-    """Angles in degrees between the particles' orientations and the true ones, less the rotation that all have in common, and that rotation."""
-    one, other = (
-        starfile.read(f, always_dict=True)["particles"]
-        .set_index("rlnImageName")
-        .sort_index()[ANGLES]
-        .to_numpy()
-        for f in (found, true)
-    )
-    estimated, right = rotations(one), rotations(other)
+    """Compare the particles' orientations with the true ones.
+
+    Returns:
+        The angles in degrees between them, less the rotation that all have in common, and that.
+    """
+    estimated, right = (make_rotations(read_angles(file)) for file in (found, true))
     common = (estimated * right.inv()).mean()
-    return np.rad2deg((common.inv() * estimated * right.inv()).magnitude()), float(
-        np.rad2deg(common.magnitude())
-    )
+    errors = (common.inv() * estimated * right.inv()).magnitude()
+    return np.rad2deg(errors), float(np.rad2deg(common.magnitude()))
+
+
+def read_angles(file: Path) -> np.ndarray:
+    """Euler angles (n, 3) in degrees of the particles, sorted by their images' names."""
+    table = starfile.read(file, always_dict=True)["particles"]
+    return table.set_index("rlnImageName").sort_index()[ANGLES].to_numpy()
 
 
 COLUMNS = {
@@ -202,115 +237,105 @@ COLUMNS = {
 }
 
 
-def table(results: dict[tuple[str, str], Result]) -> str:
-    rows = [
-        "| case | refined | "
-        + " | ".join(COLUMNS.values())
-        + " | iterations, half maps enhanced |",
-        "|---|---|" + "---:|" * (len(COLUMNS) + 1),
-    ]
+WAYS = {"plain": ("plain", "tab:gray"), "hook": ("with the enhancer", "tab:blue")}
+
+
+def make_table(results: dict[tuple[str, str], Result]) -> str:
+    """Make the table in Markdown."""
+    titles = ["case", "refined", *COLUMNS.values(), "iterations, half maps enhanced"]
+    rows = [f"| {' | '.join(titles)} |", "|---|---|" + "---:|" * (len(COLUMNS) + 1)]
     for (name, way), result in results.items():
-        numbers = [
-            f"{result.numbers[key]:.{3 if key in ('cc', 'q', 'beyond') else 2}f}" for key in COLUMNS
-        ]
-        if not CASES[name].cut:
-            numbers[list(COLUMNS).index("beyond")] = "–"
-        rows.append(
-            f"| {CASES[name].title} | {'plain' if way == 'plain' else 'with the enhancer'} | "
-            + " | ".join(numbers)
-            + f" | {result.numbers['iterations']}, {result.numbers['enhanced']} |"
-        )
+        cells = [CASES[name].title, WAYS[way][0]]
+        for key in COLUMNS:
+            digits = 3 if key in ("cc", "q", "beyond") else 2
+            known = key != "beyond" or CASES[name].cut
+            cells.append(f"{result.numbers[key]:.{digits}f}" if known else "–")
+        cells.append(f"{result.numbers['iterations']}, {result.numbers['enhanced']}")
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
-def picture(path: Path, results: dict[tuple[str, str], Result]) -> None:
-    """FSC curves of every case, and below them the middle planes of the mean half maps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+def draw_picture(path: Path, results: dict[tuple[str, str], Result]) -> None:
+    """Draw FSC curves of every case, and below them the middle planes of the mean half maps."""
+    from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for name, _ in results))
-    figure = plt.figure(figsize=(5 * len(names), 7.4), layout="constrained")
+    figure = Figure(figsize=(5 * len(names), 7.4), layout="constrained")
     grid = figure.add_gridspec(2, 2 * len(names), height_ratios=[1.35, 1])
     for column, name in enumerate(names):
         plot = figure.add_subplot(grid[0, 2 * column : 2 * column + 2])
-        for place, (way, colour) in enumerate((("plain", "tab:gray"), ("hook", "tab:blue"))):
-            if (name, way) not in results:
-                continue
-            result = results[name, way]
-            label = "plain" if way == "plain" else "with the enhancer"
-            for curve, style, what in zip(
-                result.curves, (":", "-"), ("half maps", "map-model"), strict=True
-            ):
-                plot.plot(result.frequency, curve, style, color=colour, label=f"{what}, {label}")
-            image = figure.add_subplot(grid[1, 2 * column + place])
-            middle = result.volume.shape[0] // 2
-            plane = low_pass_to(result.volume, RATE, 4.2)[middle]
-            edge = plane.shape[1] * RATE
-            image.imshow(
-                plane,
-                cmap="gray",
-                origin="lower",
-                extent=(0, edge, 0, edge),
-                vmin=np.percentile(plane, 5),
-                vmax=np.percentile(plane, 99.7),
-            )
-            image.set(title=label, xlabel="x (Å)", ylabel="y (Å)" if place == 0 else "")
-        for threshold in (0.143, 0.5):
-            plot.axhline(threshold, color="black", linewidth=0.5)
-        if CASES[name].cut:
-            plot.axvline(
-                1 / CUT, color="tab:red", linewidth=0.8, label=f"no density beyond {CUT:g} Å"
-            )
-        ticks = [20, 10, 7, 6, 5, 4.5, 4]
-        plot.set_xticks([1 / t for t in ticks], [f"{t:g}" for t in ticks])
-        plot.set(
-            title=textwrap.fill(CASES[name].title.partition(":")[0], 38),
-            xlabel="resolution (Å)",
-            ylabel="FSC in the mask",
-        )
-        plot.set(xlim=(0, 0.5 / RATE), ylim=(-0.1, 1.03))
-        plot.legend(fontsize=8, loc="lower left")
+        draw_curves(plot, name, results)
+        for place, (way, (label, _)) in enumerate(WAYS.items()):
+            if (name, way) in results:
+                image = figure.add_subplot(grid[1, 2 * column + place])
+                draw_plane(image, results[name, way].volume)
+                image.set(title=label, xlabel="x (Å)", ylabel="y (Å)" if place == 0 else "")
     figure.savefig(path, dpi=100)
-    plt.close(figure)
+
+
+def draw_curves(plot: Any, name: str, results: dict[tuple[str, str], Result]) -> None:
+    """Draw the FSC curves of a case, plain and with the enhancer."""
+    case = CASES[name]
+    for way, (label, colour) in WAYS.items():
+        if (name, way) not in results:
+            continue
+        result = results[name, way]
+        kinds = (("half maps", ":"), ("map-model", "-"))
+        for curve, (kind, style) in zip(result.curves, kinds, strict=True):
+            plot.plot(result.frequency, curve, style, color=colour, label=f"{kind}, {label}")
+    for threshold in (0.143, 0.5):
+        plot.axhline(threshold, color="black", linewidth=0.5)
+    if case.cut:
+        label = f"no density beyond {CUT:g} Å"
+        plot.axvline(1 / CUT, color="tab:red", linewidth=0.8, label=label)
+    ticks = [20, 10, 7, 6, 5, 4.5, 4]
+    plot.set_xticks([1 / t for t in ticks], [f"{t:g}" for t in ticks])
+    title = textwrap.fill(case.title.partition(":")[0], 38)
+    plot.set(title=title, xlabel="resolution (Å)", ylabel="FSC in the mask")
+    plot.set(xlim=(0, 0.5 / RATE), ylim=(-0.1, 1.03))
+    plot.legend(fontsize=8, loc="lower left")
+
+
+def draw_plane(image: Any, volume: np.ndarray) -> None:
+    """Draw the middle plane of a map (z, y, x), low-passed at 4.2 A."""
+    plane = low_pass_to(volume, RATE, 4.2)[volume.shape[0] // 2]
+    edge = plane.shape[1] * RATE
+    low, high = np.percentile(plane, 5), np.percentile(plane, 99.7)
+    extent = (0, edge, 0, edge)
+    image.imshow(plane, cmap="gray", origin="lower", extent=extent, vmin=low, vmax=high)
 
 
 def main() -> int:
+    """Refine, measure, and write the table and the picture."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--work", required=True, type=Path)
     p.add_argument("--structures")
     p.add_argument("--cases", default=",".join(CASES))
-    p.add_argument("--ways", default="plain,hook")
+    p.add_argument("--ways", default=",".join(WAYS))
     p.add_argument(
         "--output",
-        help="a page in Markdown whose part between two comments, results and end of results, the table replaces",
+        help="a page in Markdown whose part between two comments, results and end of results, the "
+        "table replaces",
     )
     p.add_argument("--picture")
     a = p.parse_args()
     results = {}
     for name in a.cases.split(","):
-        truth = made(CASES[name], a.structures)
+        truth = simulate_case(CASES[name], a.structures)
         for way in a.ways.split(","):
             refine(CASES[name], a.work / name, truth, way == "hook")
             results[name, way] = measure(a.work / name / way, truth)
-            print(
-                name,
-                way,
-                json.dumps(
-                    {key: round(value, 3) for key, value in results[name, way].numbers.items()}
-                ),
-                flush=True,
-            )
-    text = table(results)
+            numbers = {key: round(n, 3) for key, n in results[name, way].numbers.items()}
+            print(name, way, json.dumps(numbers), flush=True)
+    text = make_table(results)
     print(text)
     if a.output:
         before, _, rest = Path(a.output).read_text().partition(BEGIN)
         Path(a.output).write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
     if a.picture:
-        picture(Path(a.picture), results)
+        draw_picture(Path(a.picture), results)
     return 0
 
 

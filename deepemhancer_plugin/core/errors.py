@@ -2,8 +2,14 @@
 
 
 class InputError(ValueError):
-    """Bad input: one line that names the file, the value and what would be right. The command line exits with 1."""
+    """Bad input: one line that names the file, the value and what would be right.
+
+    The command line prints it and exits with status 1.
+    """
 
 
 class MapWarning(UserWarning):
-    """Something about the input that makes the result less trustworthy; shown in the log and kept in the report."""
+    """Something about the input that makes the result less trustworthy.
+
+    The command line shows it in the log and keeps it in the report.
+    """

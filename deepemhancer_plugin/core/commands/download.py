@@ -7,7 +7,7 @@ from deepemhancer_plugin.core.commands.terminal import Progress, log
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`deepemhancer download [DIR]`"""
+    """Run `deepemhancer download [DIR]`; returns its exit status."""
     p = argparse.ArgumentParser(
         "deepemhancer download",
         description="Fetch the authors' checkpoints (about 739 MB) from Zenodo, record 7432763; "
@@ -15,10 +15,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     p.add_argument("directory", nargs="?", help="default: ~/.local/share/deepEMhancerModels")
     a = p.parse_args(arguments)
-    from deepemhancer_plugin.core.weights.official import download as fetching
+    from deepemhancer_plugin.core.weights.official.download import download
 
     with Progress() as progress:
-        files = fetching.download(
+        files = download(
             a.directory, progress=lambda done, total: progress("download", done, total)
         )
     for file in files:
