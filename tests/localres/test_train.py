@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from random_localres import WIDTHS
 
+from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres.networks import load_weights
 from deepemhancer_plugin.core.localres.train import Settings, Trainer
 from deepemhancer_plugin.core.simulation import from_structure
@@ -61,3 +62,18 @@ def test_rate_warms_up_and_falls_to_a_hundredth(tmp_path):
     assert schedule.learning_rate(0, 0) == pytest.approx(1e-3, rel=0.01)
     assert schedule.learning_rate(500, 0) == pytest.approx(0.505e-2, rel=1e-3)
     assert schedule.learning_rate(1000, 0) == pytest.approx(1e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no checkpoint"])
+def test_a_damaged_checkpoint_is_an_error_in_one_line(tmp_path, content):
+    path = tmp_path / "checkpoint.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint\.npz: a damaged checkpoint") as caught:
+        Trainer(settings("dense"), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_checkpoint_of_another_network_is_refused(tmp_path):
+    Trainer(settings("published"), tmp_path).save()
+    with pytest.raises(InputError, match=r"checkpoint\.npz: the checkpoint of another network"):
+        Trainer(settings("dense"), tmp_path)
