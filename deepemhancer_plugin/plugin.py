@@ -221,7 +221,7 @@ class Plugin(pwem.Plugin):
         targets = [
             f"{CHECKPOINTS_FOLDER}/{CHECKPOINT % name}" for name in (*MODEL_NAMES, MASKED_MODEL)
         ]
-        download = f"{ISOLATION} && {cls.getCommand(['--download', '.'])}"
+        download = f"{ISOLATION} && {cls.getCommand(['download', '.'])}"
         return [(quote_for_bash(download), targets)]
 
 
