@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from small_network import SMALL, randomise, small_network
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.weights.networks import (
+    PUBLISHED,
     Architecture,
     Embedded,
     build,
@@ -269,3 +271,52 @@ def test_wrong_weights_are_refused(saved, tmp_path, change):
         )
     np.savez(tmp_path / "weights.npz", **arrays)
     refused(tmp_path / "weights.npz")
+
+
+def test_the_published_network_is_the_published_one():
+    """Seven levels of three convolutions each, and 168 GFLOP a window of 64^3.
+
+    Three levels lead down, one is the bottom, three lead up; each convolution has a group
+    normalisation and a PReLU.
+    """
+    from keras import layers
+
+    model = build(PUBLISHED).model
+    kinds = [type(layer) for layer in model.layers]
+    assert kinds.count(layers.GroupNormalization) == kinds.count(layers.PReLU) == 21
+    filters = {layer.filters for layer in model.layers if isinstance(layer, layers.Conv3D)}
+    assert filters == {32, 64, 128, 1}
+    grids = {
+        "down": (64, 32, 16),
+        "reduce": (32, 16, 8),
+        "bottom": (0, 0, 8),
+        "up": (64, 32, 16),
+        "expand": (32, 16, 8),
+    }
+    operations = 0
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv3D | layers.Conv3DTranspose) and layer.name != "last":
+            way, level = re.match(r"([a-z]+)(\d)", layer.name).groups()
+            operations += 2 * grids[way][int(level)] ** 3 * np.prod(layer.kernel.shape)
+    assert operations == pytest.approx(168e9, rel=0.01)
+    assert PUBLISHED.stride == 8 and not PUBLISHED.compressed
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("norm", "batch"),
+        ("entrance", 3),
+        ("kind", "other"),
+        ("normalization", "min"),
+        ("prediction", "mode"),
+        ("blocks", [1, 1]),
+    ],
+)
+def test_a_file_of_an_architecture_that_there_is_not(saved, tmp_path, name, value):
+    with np.load(saved) as data:
+        arrays = dict(data)
+    arrays["architecture"] = json.dumps(SMALL.to_dict() | {name: value})
+    np.savez(tmp_path / "w.npz", **arrays)
+    with pytest.raises(InputError, match=rf"w\.npz.*{name}"):
+        load_weights(tmp_path / "w.npz")

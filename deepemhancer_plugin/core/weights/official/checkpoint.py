@@ -26,6 +26,7 @@ from deepemhancer_plugin.core.noise.normalization import (
     normalize,
     normalize_with_mask,
 )
+from deepemhancer_plugin.core.weights.files import UNREADABLE
 from deepemhancer_plugin.core.weights.official.graph import MAX_LAYERS, Node, read_graph
 
 if TYPE_CHECKING:
@@ -45,17 +46,6 @@ _NORMALIZATIONS: dict[str, _Normalization] = {
     "inputNormalizationWithMask_2": ("mask", 2),
     "inputNormalizationWithMask_3": ("mask", 3),
 }
-# What h5py and the decoding of texts raise on foreign and damaged files.
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-    MemoryError,
-)
 
 
 @dataclass(frozen=True)
@@ -200,7 +190,7 @@ def load_official(path: str) -> OfficialModel:
         raise InputError(f"{path}: no such file") from None
     except KeyError as error:
         raise InputError(f"{path}: not a complete checkpoint: {_one_line(error)}") from None
-    except _UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:
         raise InputError(f"{path}: not a readable HDF5 checkpoint: {_one_line(error)}") from None
     return replace(model, sha256=_sha256(path))
 
