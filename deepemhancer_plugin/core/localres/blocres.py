@@ -82,7 +82,7 @@ def default_window(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.n
     """
     resolution = spectrum.resolution(*masked_fsc(half1, half2, rate, mask), 0.5)
     largest = min(half1.shape) * rate / 2
-    return max(min(WINDOW_RESOLUTIONS * resolution, largest), SMALLEST_WINDOW * rate)
+    return float(max(min(WINDOW_RESOLUTIONS * resolution, largest), SMALLEST_WINDOW * rate))
 
 
 def masked_fsc(
@@ -148,7 +148,8 @@ def _grid_points(mask: np.ndarray, step: int) -> np.ndarray:
     padded = np.pad(mask, [(0, c * step - n) for c, n in zip(cells, mask.shape, strict=True)])
     occupied = padded.reshape(cells[0], step, cells[1], step, cells[2], step).any((1, 3, 5))
     # Cell i lies between points i and i + 1.
-    return ndimage.maximum_filter(np.pad(occupied, (0, 1)), size=2, mode="constant")
+    points: np.ndarray = ndimage.maximum_filter(np.pad(occupied, (0, 1)), 2, mode="constant")
+    return points
 
 
 def _whiten(half1: np.ndarray, half2: np.ndarray, rate: float) -> list[np.ndarray]:
@@ -213,7 +214,7 @@ def _fsc_curves(first: np.ndarray, second: np.ndarray, shells: np.ndarray) -> np
     strength = norm / shells.sum(0)
     coarser = np.where(np.arange(shells.shape[1]) > 0, strength, 0)
     floor = LEAKAGE * np.maximum.accumulate(coarser, axis=1)
-    curves = np.divide(cross, norm, out=np.zeros_like(cross), where=strength > floor)
+    curves: np.ndarray = np.divide(cross, norm, out=np.zeros_like(cross), where=strength > floor)
     curves[:, 0] = 1
     return curves
 
@@ -230,7 +231,8 @@ def _find_crossings(curves: np.ndarray, threshold: float) -> np.ndarray:
     before, after = curves[rows, i - 1], curves[rows, i]
     fall = np.maximum(before - after, 1e-6)
     fraction = np.where(after < threshold, (before - threshold) / fall, 1)
-    return np.maximum(i - 1 + fraction, 1)
+    crossing: np.ndarray = np.maximum(i - 1 + fraction, 1)
+    return crossing
 
 
 def _interpolate(frequency: np.ndarray, mask: np.ndarray, step: int, coarsest: float) -> np.ndarray:

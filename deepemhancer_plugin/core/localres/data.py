@@ -68,7 +68,7 @@ class LabelledVolume:
     inside: np.ndarray
 
 
-def place_molecule(
+def place_in_box(
     molecule: Molecule, rng: np.random.Generator, span: Range, edge: int
 ) -> Molecule:
     """Place a sharp copy of a molecule in a box, in a random pose.
@@ -91,8 +91,8 @@ def place_molecule(
     moved = rotated.shift(width / 2 - centre)
     margin = rng.uniform(0, 4)
     within = ((moved.positions > margin) & (moved.positions < width - margin)).all(1)
-    placed = sharpen_atoms(moved[within])
-    return placed if len(placed) >= FEWEST_ATOMS else place_molecule(molecule, rng, span, edge)
+    placed = sharpen_atoms(moved[np.flatnonzero(within)])
+    return placed if len(placed) >= FEWEST_ATOMS else place_in_box(molecule, rng, span, edge)
 
 
 def simulate_volumes(
@@ -108,7 +108,7 @@ def simulate_volumes(
         count: how many.
     """
     shape = (edge, edge, edge)
-    atoms = place_molecule(molecule, rng, span, edge)
+    atoms = place_in_box(molecule, rng, span, edge)
     inside = mask_atoms(atoms, shape, span.rate, rng.uniform(2.5, 4.5)) > 0.5
     spectrum = compute_potential(atoms, shape, span.rate)
     k = frequencies(shape)
@@ -141,25 +141,25 @@ def _simulate_volume(
         weight = _half_space(inside, rng, span.rate)
         # In a quarter of the volumes both sides have the same root mean square, as in a molecule
         # that is as dense here as there; in the others the coarser side is weaker.
-        scale = np.sqrt(_mean_square(parts[0], inside) / max(_mean_square(parts[1], inside), 1e-30))
-        other = parts[1] if rng.random() < 0.75 else parts[1] * scale
+        first, second = (_root_mean_square(part, inside) for part in parts)
+        other = parts[1] if rng.random() < 0.75 else parts[1] * (first / max(second, 1e-15))
         data = weight * data + (1 - weight) * other
         log_label = weight * np.log(labels[0]) + (1 - weight) * np.log(labels[1])
         log_label = log_label.astype(np.float32)
-    data = data / max(np.sqrt(_mean_square(data, inside)), 1e-30)
+    data = data / max(_root_mean_square(data, inside), 1e-30)
     data = data + _simulate_noise(k, rng, span, max(d for d, _ in cuts))
     if rng.random() < 0.25:
         data = data * _soft_mask(inside, rng)
     return LabelledVolume(data.astype(np.float32), np.exp(log_label), inside)
 
 
-def _mean_square(data: np.ndarray, inside: np.ndarray) -> np.floating:
-    return np.square(data[inside]).mean()
+def _root_mean_square(data: np.ndarray, inside: np.ndarray) -> float:
+    return math.sqrt(np.square(data[inside]).mean())
 
 
 def _cut_gain(k: np.ndarray, rate: float, resolution: float, blur: float) -> np.ndarray:
     """Gain of a low-pass (A) and a B factor (A^2) at k (1/voxel)."""
-    gain = raised_cosine(k, rate / resolution, rate / resolution + ROLL_OFF)
+    gain: np.ndarray = raised_cosine(k, rate / resolution, rate / resolution + ROLL_OFF)
     passed = gain > 0
     gain[passed] *= np.exp(-blur / 4 * (k[passed] / rate) ** 2)
     return gain
@@ -194,7 +194,9 @@ def _half_space(inside: np.ndarray, rng: np.random.Generator, rate: float) -> np
     normal /= np.linalg.norm(normal)
     z, y, x = np.ix_(*(np.arange(n) - p for n, p in zip(inside.shape, point, strict=True)))
     distance = z * normal[0] + y * normal[1] + x * normal[2]
-    return 1 / (1 + np.exp(-distance * rate / math.exp(rng.uniform(math.log(0.15), math.log(2)))))
+    width = math.exp(rng.uniform(math.log(0.15), math.log(2)))
+    weight: np.ndarray = 1 / (1 + np.exp(-distance * rate / width))
+    return weight
 
 
 def _simulate_noise(
@@ -225,7 +227,8 @@ def _simulate_noise(
 def _soft_mask(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A mask somewhat wider than the molecule, with a soft edge."""
     wider = ndimage.binary_dilation(inside, iterations=int(rng.integers(1, 4)))
-    return ndimage.gaussian_filter(wider.astype(np.float32), rng.uniform(0.5, 2))
+    soft: np.ndarray = ndimage.gaussian_filter(wider.astype(np.float32), rng.uniform(0.5, 2))
+    return soft
 
 
 def draw_boxes(

@@ -90,7 +90,8 @@ def _scale_powers(powers: np.ndarray) -> np.ndarray:
     """Powers of the bands (z, y, x, 16) to what the network sees of them."""
     total = powers.sum(-1, keepdims=True)
     parts = np.maximum(powers, 0) / np.maximum(total, max(1e-6 * float(total.max()), 1e-30))
-    return ((np.log(parts + DITHER**2 * WHITE) + 6) / 3).astype(np.float32)
+    scaled: np.ndarray = (np.log(parts + DITHER**2 * WHITE) + 6) / 3
+    return scaled.astype(np.float32)
 
 
 def cut_boxes(volume: np.ndarray, voxels: np.ndarray) -> np.ndarray:
@@ -104,6 +105,7 @@ def cut_boxes(volume: np.ndarray, voxels: np.ndarray) -> np.ndarray:
         Float32 (n, 13, 13, 13).
     """
     view = np.lib.stride_tricks.sliding_window_view(volume, (BOX_EDGE,) * 3)
-    found = view[tuple((voxels - BOX_EDGE // 2).T)].astype(np.float32)
-    norm = np.sqrt(np.square(found).sum((1, 2, 3), keepdims=True))
-    return found / np.maximum(norm, 1e-12)
+    found: np.ndarray = view[tuple((voxels - BOX_EDGE // 2).T)].astype(np.float32)
+    norm: np.ndarray = np.sqrt(np.square(found).sum((1, 2, 3), keepdims=True))
+    found /= np.maximum(norm, 1e-12)
+    return found

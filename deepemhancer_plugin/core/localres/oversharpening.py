@@ -269,7 +269,6 @@ def judge_output(
         if mask is not None:
             inside &= as_mask(mask, output, sampling_rate)
         if not inside.any():
-            logger.info(NO_DENSITY)
             return {"verdict": NO_DENSITY}
         result = measure_oversharpening(
             output,
@@ -279,10 +278,8 @@ def judge_output(
             device=device,
             progress=progress,
         )
-    summary = result.comparison.summarize("output")
-    logger.info(summary["verdict"])
     return {
-        **summary,
+        **result.comparison.summarize("output"),
         "network": result.report["network"],
         "voxels": int(inside.sum()),
         "seconds": round(time.perf_counter() - started, 1),
@@ -415,7 +412,7 @@ def weight_mean(half1: np.ndarray, half2: np.ndarray, rate: float, mask: np.ndar
     end = np.flatnonzero(curve < THRESHOLD)
     curve = np.clip(curve[: end[0]] if len(end) else curve, 0, 1)
     weights = np.append(np.sqrt(2 * curve / (1 + curve)), 0)
-    spectrum = fft.rfftn((half1 + half2) / 2, workers=cpu_cores())
+    spectrum: np.ndarray = fft.rfftn((half1 + half2) / 2, workers=cpu_cores())
     apply_gain(spectrum, weights, half1.shape, rate)
     return spectrum
 
@@ -425,12 +422,15 @@ def sharpen(
 ) -> np.ndarray:
     """Give the map (z, y, x) of a half spectrum times exp(-B k^2 / 4), B in A^2.
 
-    The gain stays what it is at Nyquist in the corners beyond.
+    It is the spectrum that is sharpened, and in the corners beyond Nyquist the gain stays what it
+    is there: a map's rounding, where its spectrum was weighted to nothing, would be raised above
+    the signal.
     """
     result = spectrum.copy()
     k = np.arange(2 * max(shape)) * shell_width(shape, rate)
     apply_gain(result, np.exp(-b_factor / 4 * np.minimum(k, 0.5 / rate) ** 2), shape, rate)
-    return fft.irfftn(result, s=shape, workers=cpu_cores())
+    volume: np.ndarray = fft.irfftn(result, s=shape, workers=cpu_cores())
+    return volume
 
 
 def _check(tolerance: float, threshold: float) -> None:

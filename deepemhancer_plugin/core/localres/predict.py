@@ -12,7 +12,7 @@ from scipy import fft, ndimage
 
 from deepemhancer_plugin.core.backend import import_keras
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.localres.data import low_pass_to, place_molecule
+from deepemhancer_plugin.core.localres.data import low_pass_to, place_in_box
 from deepemhancer_plugin.core.localres.inputs import (
     BLOCK,
     BOX_EDGE,
@@ -160,11 +160,12 @@ def _predict_blocks(
     slab = max(1, BLOCKS_AT_A_TIME // (spectra.shape[1] * spectra.shape[2]))
     for start in range(0, len(values), slab):
         first, last = max(start - reach, 0), min(start + slab + reach, len(values))
-        found = call(spectra[first:last][None])[0, ..., 0]
-        values[start : start + slab] = found[start - first : start - first + slab]
+        slabs = call(spectra[first:last][None])[0, ..., 0]
+        values[start : start + slab] = slabs[start - first : start - first + slab]
     report("local resolution", 1, 1)
     blocks = (places - corner - (BLOCK - 1) / 2) / BLOCK
-    return ndimage.map_coordinates(values, blocks.T, order=1, mode="nearest")
+    found: np.ndarray = ndimage.map_coordinates(values, blocks.T, order=1, mode="nearest")
+    return found
 
 
 def _cut_surroundings(working: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +192,8 @@ def _predict_boxes(
         some = voxels[start : start + BOXES_AT_A_TIME]
         values.append(call(cut_boxes(padded, some + half)[..., None])[:, 0])
         report("local resolution", start + len(some), len(voxels))
-    return np.log(np.clip(np.concatenate(values), network.span.finest, network.span.coarsest))
+    resolution = np.clip(np.concatenate(values), network.span.finest, network.span.coarsest)
+    return np.asarray(np.log(resolution))
 
 
 @functools.lru_cache(4)
@@ -252,7 +254,7 @@ def _low_passed_map(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A map of the molecule in a random pose, with noise, and where the molecule is."""
     rate, shape = network.span.rate, (edge,) * 3
-    atoms = place_molecule(molecule, rng, network.span, edge)
+    atoms = place_in_box(molecule, rng, network.span, edge)
     inside = mask_atoms(atoms, shape, rate, 3.0) > 0.5
     density = fft.irfftn(compute_potential(atoms, shape, rate), s=shape)
     data = low_pass_to(density, rate, resolution)
