@@ -105,6 +105,22 @@ def _add_maps(form):
         help="*Yes*: the volume was imported (or refined) together with its half maps.\n"
         "*No*: choose the two half maps as volumes of their own.",
     )
+    _add_separate_halves(form)
+    form.addParam(
+        "inputVolume",
+        params.PointerParam,
+        pointerClass="Volume, SetOfVolumes",
+        label="Input volume(s)",
+        important=True,
+        allowsNull=True,
+        condition="not useHalfMapsInsteadVol or halfMapsAttached",
+        help="The map to enhance: *not masked, not sharpened*. A set of volumes gives a set of "
+        "enhanced volumes, each treated on its own.",
+    )
+
+
+def _add_separate_halves(form):
+    """Add the half maps that are volumes of their own."""
     form.addParam(
         "inputHalf1",
         params.PointerParam,
@@ -124,17 +140,6 @@ def _add_maps(form):
         allowsNull=True,
         condition="useHalfMapsInsteadVol and not halfMapsAttached",
         help="Second half map, of the same box and sampling rate.",
-    )
-    form.addParam(
-        "inputVolume",
-        params.PointerParam,
-        pointerClass="Volume, SetOfVolumes",
-        label="Input volume(s)",
-        important=True,
-        allowsNull=True,
-        condition="not useHalfMapsInsteadVol or halfMapsAttached",
-        help="The map to enhance: *not masked, not sharpened*. A set of volumes gives a set of "
-        "enhanced volumes, each treated on its own.",
     )
 
 

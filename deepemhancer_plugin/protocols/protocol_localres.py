@@ -81,6 +81,11 @@ class ProtDeepRes(ProgramProtocol, ProtAnalysis3D):
             condition=f"network=={NETWORK_FILE}",
             help="Weights trained with _deepemhancer localres-train_ (.npz).",
         )
+        self._addHalfMaps(form)
+        form.addParallelSection(threads=0, mpi=0)
+
+    def _addHalfMaps(self, form):
+        """Add the comparison with the half maps."""
         form.addParam(
             "useHalfMaps",
             params.BooleanParam,
@@ -101,7 +106,6 @@ class ProtDeepRes(ProgramProtocol, ProtAnalysis3D):
             "Empty: those of the input volume. An enhanced or sharpened map has none of its own: "
             "choose here what it was made from.",
         )
-        form.addParallelSection(threads=0, mpi=0)
 
     def _insertAllSteps(self):
         # "Continue" runs a step again when one of its arguments was changed, so each step gets

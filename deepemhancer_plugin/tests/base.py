@@ -30,7 +30,7 @@ def use_checkout():
     activate = CHECKOUT / ".venv-inference" / "bin" / "activate"
     if activate.exists():
         os.environ[DEEPEMHANCER_ENV_ACTIVATION] = (
-            # for the runs, which are processes of their own
+            # The runs are processes of their own.
             f"source {activate}"
         )
         Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION] = os.environ[DEEPEMHANCER_ENV_ACTIVATION]

@@ -457,7 +457,10 @@ class TestInstallation(unittest.TestCase):
         self.scipion("uninstallb", plugin.ENV_NAME)
         self.assertFalse(home.exists())
 
-        # With an environment of the user's, conda is not needed
+        self.useOwnEnvironment(ready)
+
+    def useOwnEnvironment(self, ready):
+        """With an environment of the user's, conda is not needed."""
         environ = dict(self.environ)
         try:
             self.environ.update(
@@ -486,9 +489,8 @@ class TestInstallation(unittest.TestCase):
         (site,) = (self.root / "envs").glob("*/lib/python3*/site-packages")
         with Zenodo() as server:
             (site / "zenodo_here.py").write_text(ZENODO_HERE.format(url=server.url))
-            (site / "zenodo_here.pth").write_text(
-                "import zenodo_here\n"
-            )  # after standin.pth, which makes `requests` importable
+            # after standin.pth, which makes `requests` importable
+            (site / "zenodo_here.pth").write_text("import zenodo_here\n")
             server.damaged = True
             self.scipion("installb", constants.MODELS_PACKAGE)
             self.assertEqual(list(folder.glob("**/*.hd5")), [])

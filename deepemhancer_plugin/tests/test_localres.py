@@ -208,7 +208,6 @@ class TestLocalResolution(DeepResTest):
         )
         self.assertFalse(hasattr(prot, RESOLUTION))
 
-    # --------------------------- the viewer
     def viewer(self, **values):
         viewer = DeepResViewer(project=self.proj, protocol=self.prot, **values)
         viewer.setProtocol(self.prot)
@@ -239,9 +238,8 @@ class TestLocalResolution(DeepResTest):
         figure = Figure()
         figures.draw_resolution_slices(figure, self.half1, resolution, RATE)
         coloured = [axes.images[1] for axes in figure.get_axes() if len(axes.images) == 2]
-        self.assertEqual(
-            [image.get_array().count() for image in coloured], [6 * 8, 10 * 8, 10 * 6]
-        )  # cut across z, y, x
+        # cut across z, y, x
+        self.assertEqual([image.get_array().count() for image in coloured], [6 * 8, 10 * 8, 10 * 6])
         self.assertEqual({image.get_clim() for image in coloured}, {(3, 5)})
 
     def test_chimera_script(self):
@@ -249,9 +247,8 @@ class TestLocalResolution(DeepResTest):
         script = viewer.writeChimeraScript()
         text = Path(script).read_text()
         opened = re.findall(r'^open "(.+)"$', text, re.MULTILINE)
-        self.assertEqual(
-            [os.path.exists(path) for path in opened], [True] * 3
-        )  # axes, map, colours
+        # axes, map, colours
+        self.assertEqual([os.path.exists(path) for path in opened], [True] * 3)
         self.assertEqual(opened[1], os.path.abspath(self.prot.getInputLocation()[1]))
         for number in (2, 3):
             self.assertIn(
@@ -283,9 +280,8 @@ class TestLocalResolution(DeepResTest):
 
             window = ProjectWindow(self.proj.path)
             try:
-                Domain.findViewers(
-                    self.prot, "tkinter"
-                )  # as Scipion does; tells the viewer whose it is
+                # as Scipion does; tells the viewer whose it is
+                Domain.findViewers(self.prot, "tkinter")
                 viewer = self.viewer()
                 prot = self.protocol(useGpu=True, useHalfMaps=True, inputMask=self.maskObject)
                 for name, form in (

@@ -145,9 +145,8 @@ class TestForm(EnhanceTest):
         self.assertIn("*Mask* is empty", self.errors(normalization=NORMALIZATION_MASK))
         other = self.importMask(self.mask[:, :, :-2])
         self.assertIn("*Mask* of", self.errors(normalization=NORMALIZATION_MASK, inputMask=other))
-        self.assertEqual(
-            self.errors(normalization=NORMALIZATION_AUTO, inputMask=other), ""
-        )  # not asked for, so not looked at
+        # not asked for, so not looked at
+        self.assertEqual(self.errors(normalization=NORMALIZATION_AUTO, inputMask=other), "")
 
     def test_noise_numbers(self):
         self.assertIn("*Noise mean*", self.errors(normalization=NORMALIZATION_STATS, noiseStd=1))
@@ -245,9 +244,8 @@ class TestForm(EnhanceTest):
         )
         self.assertTrue(options(averageOver=3).endswith("--average 4"))
         self.assertTrue(options(useHalfMapsInsteadVol=True, checkTrust=True).endswith("--trust"))
-        self.assertNotIn(
-            "--trust", options(checkTrust=True)
-        )  # a single map has nothing to be compared with
+        # a single map has nothing to be compared with
+        self.assertNotIn("--trust", options(checkTrust=True))
 
     def test_continue_sees_what_changed(self):
         """Steps that must run again have other arguments than in the run before."""
@@ -269,8 +267,9 @@ class TestForm(EnhanceTest):
             ({}, [False] * 3),
             ({"inputVolume": other}, [True] * 3),
             ({"maskThreshold": 0.7}, [True] * 3),
+            # the output's file is the same
             ({"performCleaningStep": True}, [False, True, False]),
-        ):  # the output's file is the same
+        ):
             self.assertEqual(
                 [one != two for one, two in zip(steps(), steps(**arguments))],
                 changed,
@@ -568,6 +567,7 @@ class TestOfficial(EnhanceTest):
         )
         self.assertEqual(prot.Volume.getDim(), SHAPE[::-1])
         self.assertRegex("\n".join(prot.summary()), "tightTarget.*, official weights")
+        # that file is not there
         self.assertIn(
             "highRes",
             " ".join(
@@ -575,7 +575,7 @@ class TestOfficial(EnhanceTest):
                     inputVolume=self.volume, weights=WEIGHTS_OFFICIAL, modelType=MODEL_HIGHRES
                 ).validate()
             ),
-        )  # that file is not there
+        )
 
     def test_mask(self):
         prot = self.enhance(

@@ -130,9 +130,8 @@ class RelionTest(EnhanceTest):
             "RELION_HOME": str(cls.home),
             "OMPI_ALLOW_RUN_AS_ROOT": "1",
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "DEEPEMHANCER_RELION_LOCK": str(
-                cls.home / "lock"
-            ),  # not to wait for other refinements of this machine
+            # Other refinements of this machine are not waited for.
+            "DEEPEMHANCER_RELION_LOCK": str(cls.home / "lock"),
             "SCIPION_MPI_FLAGS": "--oversubscribe --bind-to none "
             "--mca btl_vader_single_copy_mechanism none",
         }
@@ -227,8 +226,9 @@ class TestForm(RelionTest):
             ),
             ({"weights": WEIGHTS_OFFICIAL}, "scipion3 installb deepemhancer_models"),
             ({"enhancerGpus": "0;1"}, "*GPUs of the enhancer* 0;1"),
+            # RELION's own check
             ({"numberOfMpi": 1}, "at least 3 MPI"),
-        ):  # RELION's own check
+        ):
             self.assertIn(words, " ".join(self.refine(**arguments).validate()))
         (self.home / "bin" / "relion_external_reconstruct").unlink()
         path, os.environ["PATH"] = os.environ["PATH"], "/nowhere"
@@ -306,10 +306,11 @@ class TestForm(RelionTest):
             Plugin._vars["DEEPEMHANCER_ENV_ACTIVATION"] = activation
             del os.environ["PYTHONPATH"]
         launcher, config = Path(Plugin.getCommand([]).split()[-1]), folder / "deepemhancer.toml"
+        # RELION runs as 3 processes
         self.assertEqual(
             output.splitlines(),
             [f"{launcher} relion x_external_reconstruct.star {config} path:"] * 3,
-        )  # of 3 processes
+        )
         self.assertIn("--external_reconstruct", (folder / "arguments").read_text().split())
         # The program understands the options
         code = (
@@ -372,9 +373,8 @@ class TestForm(RelionTest):
         )
         prot = self.refine()
         self.run_with(prot)
-        self.assertIn(
-            "took too much of them for noise: 3", " ".join(prot._summary())
-        )  # a call of each of 3 processes
+        # a call of each of 3 processes
+        self.assertIn("took too much of them for noise: 3", " ".join(prot._summary()))
 
 
 class Executor:

@@ -32,9 +32,8 @@ class TestTemplates(EnhanceTest):
             for fields in read_protocols(path):
                 cls = Domain.getProtocols().get(fields["object.className"])
                 if cls is None:
-                    self.assertTrue(
-                        fields["object.className"].startswith("Xmipp"), path
-                    )  # Xmipp's plugin is not here
+                    # Xmipp's plugin is not here
+                    self.assertTrue(fields["object.className"].startswith("Xmipp"), path)
                     continue
                 known = dict(self.newProtocol(cls).getDefinition().iterAllParams())
                 for name in fields:

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepemhancer_plugin.viewers import spectra
 
-BEFORE, AFTER = "#8a6d3b", "#1f6fb2"
+INPUT_COLOUR, ENHANCED_COLOUR = "#8a6d3b", "#1f6fb2"
 NAMES = ("input", "enhanced")
 RESOLUTION_COLOURS = "turbo"  # blue: fine, red: coarse
 VIEWS = (("z", "x", "y"), ("y", "x", "z"), ("x", "y", "z"))  # cut across, horizontal, vertical
@@ -53,7 +53,7 @@ def draw_fsc(figure, half1, half2, rate):
     """
     frequencies, correlation = spectra.fsc(half1, half2, rate)
     axes = figure.subplots()
-    axes.plot(frequencies, correlation, color=BEFORE, label="half map 1 against half map 2")
+    axes.plot(frequencies, correlation, color=INPUT_COLOUR, label="half map 1 against half map 2")
     limit = spectra.resolution(frequencies, correlation)
     axes.axhline(0.143, color="0.5", linewidth=0.8, linestyle="--", label=f"0.143 at {limit:.2f} Å")
     axes.set_ylim(min(-0.1, correlation.min()), 1.05)
@@ -66,7 +66,7 @@ def draw_fsc(figure, half1, half2, rate):
 def draw_amplitude_profile(figure, before, after, rate):
     """Draw the Guinier plot: ln F against 1/d^2; a steeper fall is a greater B factor."""
     axes = figure.subplots()
-    for name, volume, colour in zip(NAMES, (before, after), (BEFORE, AFTER)):
+    for name, volume, colour in zip(NAMES, (before, after), (INPUT_COLOUR, ENHANCED_COLOUR)):
         frequencies, amplitude = spectra.amplitudes(normalize(volume), rate)
         seen = (frequencies > 0) & (amplitude > 0)
         axes.plot(frequencies[seen] ** 2, np.log(amplitude[seen]), color=colour, label=name)
@@ -88,7 +88,7 @@ def draw_histogram(figure, before, after):
     """
     axes = figure.subplots()
     bins = np.linspace(-1, 2, 121)
-    for name, volume, colour in zip(NAMES, (before, after), (BEFORE, AFTER)):
+    for name, volume, colour in zip(NAMES, (before, after), (INPUT_COLOUR, ENHANCED_COLOUR)):
         axes.hist(
             np.clip(normalize(volume).ravel(), -1, 2),
             bins=bins,
@@ -178,7 +178,7 @@ def draw_resolution_histogram(figure, resolutions):
     values = {name: map_[map_ > 0] for name, map_ in resolutions.items()}
     low, high = np.percentile(np.concatenate(list(values.values())), (0.5, 99.5))
     bins = np.linspace(np.floor(2 * low) / 2, np.ceil(2 * high) / 2, 61)
-    for (name, inside), colour in zip(values.items(), (AFTER, BEFORE)):
+    for (name, inside), colour in zip(values.items(), (ENHANCED_COLOUR, INPUT_COLOUR)):
         median = np.median(inside)
         percent = np.full(len(inside), 100 / len(inside))
         axes.hist(
