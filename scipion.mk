@@ -1,6 +1,7 @@
 # The Scipion side of the Makefile, which includes this file: .venv with Scipion and the plugin, and
 # its tests. RELION's plugin is optional; with it, its protocol is tested too.
-SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.11.7 scipion-em-relion==5.0.2 pytest
+SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.11.7 \
+	scipion-em-relion==5.0.2 pytest
 
 .venv/installed: setup.py scipion.mk
 	$(PYTHON) -m venv .venv
@@ -11,7 +12,8 @@ SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.1
 	.venv/bin/scipion3 protocols | grep ProtDeepEMhancer >/dev/null
 	touch $@
 
-# The window and queue tests want what `.ci/scipion` installs (as root); without it they are skipped and say so.
+# The window and queue tests need what `.ci/scipion` installs (as root); without it they are skipped
+# and say so.
 .PHONY: test-scipion
 test-scipion: install
 	bash -c '. scripts/scipion_env.sh && cd .scipion && python -m pytest -q -rs -p no:cacheprovider ../deepemhancer_plugin/tests'
