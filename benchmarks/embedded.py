@@ -63,12 +63,10 @@ def enhance(halves: list[str], output: str, precision: str) -> tuple[float, dict
     command = [sys.executable, "-m", "deepemhancer_plugin.core"]
     files = ["-i", halves[0], "-i2", halves[1], "-o", output]
     started = time.perf_counter()
-    subprocess.run(
-        [*command, *files, "-g", "-1", "--precision", precision],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    flags = ["-g", "-1", "--precision", precision]
+    done = subprocess.run([*command, *files, *flags], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     wall = time.perf_counter() - started
     return wall, json.loads(Path(output).with_suffix(".json").read_text())
 
