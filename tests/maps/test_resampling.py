@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.transform import resize
 
 from deepemhancer_plugin.core.maps.resampling import (
     resample,
     resample_density,
     resample_mask,
     resampled_shape,
+    resize_as_original,
 )
 
 sides = st.integers(1, 13)
@@ -149,3 +151,13 @@ def test_a_mask_keeps_its_volume_and_place(rate):
 def test_a_mask_on_its_own_grid_stays():
     mask = np.random.default_rng(0).random((5, 6, 7)) > 0.5
     np.testing.assert_array_equal(resample_mask(mask, mask.shape), mask)
+
+
+@pytest.mark.parametrize(
+    "shape, target", [((60, 52, 44), (100,) * 3), ((130, 104, 117), (100,) * 3), ((40,) * 3,) * 2]
+)
+def test_the_originals_resizing_is_that_of_scikit_image(shape, target):
+    """With the arguments that the original gives it."""
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    expected = resize(volume, target, order=3, mode="reflect", anti_aliasing=True)
+    np.testing.assert_allclose(resize_as_original(volume, target), expected, atol=2e-5)

@@ -1,1 +1,1 @@
-""""""
+"""Noise of maps: its statistics, its directions, and the normalisations that it gives."""
