@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 def read_version():
     """Return the version that the package states."""
-    text = (HERE / "deepemhancer_plugin/__init__.py").read_text()
+    text = (HERE / "deepemhancer_plugin/version.py").read_text()
     return re.search(r'__version__ = "([^"]+)"', text).group(1)
 
 

@@ -4,7 +4,8 @@ Importing this package needs neither Scipion nor TensorFlow. `Plugin` is importe
 (PEP 562), so that the core also imports in the inference environment, where Scipion is absent.
 """
 
-__version__ = "1.0.0"
+from deepemhancer_plugin.version import __version__  # noqa: F401
+
 _logo = "icon.png"
 _references = ["Jakobi2017", "SanchezGarcia2021", "RamirezAportela2022", "RamirezAportela2019"]
 

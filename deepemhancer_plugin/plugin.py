@@ -14,7 +14,7 @@ import pyworkflow.utils as pwutils
 from pyworkflow import VarTypes
 from scipion.install.funcs import VOID_TGZ, CondaCommandDef
 
-from deepemhancer_plugin import __version__
+from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.constants import (
     CHECKPOINT,
     CHECKPOINTS_FOLDER,

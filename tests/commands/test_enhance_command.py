@@ -1,14 +1,13 @@
 """The command: every refusal is one line and leaves nothing behind; what comes out sits where the input sat."""
 
 import json
-import os
 
 import mrcfile
 import numpy as np
 import pytest
 from official_checkpoint import write_small
 
-from deepemhancer_plugin import __version__
+from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.commands import main as cli
 from deepemhancer_plugin.core.maps import mrc
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
@@ -260,59 +259,3 @@ def test_bad_input_is_one_line_and_leaves_nothing(halves, tmp_path, capsys):
             assert word in lines[0], f"{name}: {word!r} is not in {lines[0]!r}"
         assert sorted(p.name for p in tmp_path.iterdir()) == files, name
     assert open(halves[1], "rb").read() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["train", "--structures", "nowhere", "-o", "runs"], "nowhere"),
-        (["train", "--structures", ".", "-o", "runs", "--edges", "63"], "--edges"),
-    ],
-)
-def test_bad_input_to_sub_commands(arguments, word, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(arguments) == 1
-    assert word in capsys.readouterr().err
-    assert os.listdir(tmp_path) in ([], ["runs"])
-
-
-def test_train_command_writes_weights_and_its_curve(tmp_path, capsys):
-    """Two structures, two steps: all files there, and the weights are accepted by -i ... --weights."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    for split in ("train", "validation"):
-        build_protein(0).write_pdb(str(folder / f"{split}.pdb"))
-    (folder / "index.tsv").write_text("file\tsplit\ntrain.pdb\ttrain\nvalidation.pdb\tvalidation\n")
-    runs = tmp_path / "runs"
-    assert (
-        cli.main(
-            [
-                "train",
-                "--structures",
-                str(folder),
-                "-o",
-                str(runs),
-                "--steps",
-                "2",
-                "--batch",
-                "1",
-                "--edges",
-                "32",
-                "--pool",
-                "8",
-                "--validateEvery",
-                "1",
-                "--precision",
-                "float32",
-            ]
-        )
-        == 0
-    )
-    assert {"weights.npz", "checkpoint.npz", "history.json", "loss.png"} <= {
-        p.name for p in runs.iterdir()
-    }
-    assert [entry["step"] for entry in json.loads((runs / "history.json").read_text())][:2] == [
-        1,
-        2,
-    ]
-    assert "min left" in capsys.readouterr().out

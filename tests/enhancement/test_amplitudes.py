@@ -9,17 +9,17 @@ from scipy.stats import norm
 
 from deepemhancer_plugin.core.enhancement.amplitudes import (
     EXPECTED,
-    FADED,
+    RATIOS,
     FREQUENCIES,
-    GAIN,
-    OF_MEAN,
-    OF_MEDIAN,
-    faded,
-    finished,
-    raised,
+    GAINS,
+    BLEND_WITH_MEAN,
+    BLEND_WITH_MEDIAN,
+    compare_amplitudes,
+    finish_map,
+    restore_amplitudes,
     sees_molecule,
-    uncertainty,
-    with_data,
+    measure_uncertainty,
+    blend_data,
 )
 from deepemhancer_plugin.core.maps import filters, spectrum
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
@@ -53,36 +53,40 @@ def test_amplitudes_of_a_molecule_are_the_expected_ones(truth):
 
 
 def test_a_gain_never_lowers_what_has_not_vanished():
-    assert np.all(np.diff(FADED) > 0) and GAIN[-1] == 1 and np.all(GAIN[FADED >= 0.01] >= 1)
-    assert np.all(np.diff((FADED * GAIN)[FADED >= 0.01]) > 0)  # what faded more stays less
+    assert np.all(np.diff(RATIOS) > 0) and GAINS[-1] == 1 and np.all(GAINS[RATIOS >= 0.01] >= 1)
+    assert np.all(
+        np.diff((RATIOS * GAINS)[RATIOS >= 0.01]) > 0
+    )  # what compare_amplitudes more stays less
 
 
 def test_faded_detail_is_raised(truth):
     faint = np.maximum(filtered(truth, lambda k: np.exp(-40 / 4 * k**2)), 0)
-    result, _ = raised(faint)
+    result, _ = restore_amplitudes(faint)
     assert (
         np.corrcoef(result.ravel(), truth.ravel())[0, 1]
         > np.corrcoef(faint.ravel(), truth.ravel())[0, 1] + 0.01
     )
-    _, ratio = faded(fft.rfftn(faint), faint.shape)
+    _, ratio = compare_amplitudes(fft.rfftn(faint), faint.shape)
     assert ratio[0] == 1 and np.all(np.diff(ratio) <= 0) and ratio[-1] < 0.5
 
 
 def test_what_is_empty_stays_empty_and_nothing_is_negative(truth):
-    result, _ = raised(truth)
+    result, _ = restore_amplitudes(truth)
     assert (
         result.dtype == np.float32
         and result.min() >= 0
         and not result[truth <= 0.01].any()
         and (truth <= 0.01).mean() > 0.5
     )
-    assert not raised(np.zeros((20, 24, 22), np.float32))[0].any()
+    assert not restore_amplitudes(np.zeros((20, 24, 22), np.float32))[0].any()
 
 
 def test_uncertain_is_what_has_faded_at_side_chains(truth):
-    assert raised(truth)[1] < 0.2
-    assert raised(filtered(truth, lambda k: 1 - 0.6 * (k > 0.15)))[1] == pytest.approx(0.6, abs=0.1)
-    assert raised(filtered(truth, lambda k: k < 0.15))[1] == pytest.approx(1, abs=0.01)
+    assert restore_amplitudes(truth)[1] < 0.2
+    assert restore_amplitudes(filtered(truth, lambda k: 1 - 0.6 * (k > 0.15)))[1] == pytest.approx(
+        0.6, abs=0.1
+    )
+    assert restore_amplitudes(filtered(truth, lambda k: k < 0.15))[1] == pytest.approx(1, abs=0.01)
 
 
 def test_a_molecule_is_a_body_of_its_size(truth):
@@ -99,7 +103,7 @@ def test_a_molecule_is_a_body_of_its_size(truth):
 
 def test_no_shell_between_15_and_8_angstrom_leaves_the_amplitudes():
     small = np.random.default_rng(0).random((6, 6, 6), dtype=np.float32) + 1
-    result, uncertain = raised(small)
+    result, uncertain = restore_amplitudes(small)
     np.testing.assert_allclose(result, small, rtol=1e-5)
     assert uncertain == 0
 
@@ -114,28 +118,28 @@ def hole(truth):
 def test_the_data_come_back_where_the_network_saw_nothing(truth, hole):
     enhanced = np.where(hole, 0, truth)
     noise = np.random.default_rng(3).normal(0, 0.1, truth.shape).astype(np.float32)
-    result = with_data(enhanced.copy(), 0.0, 20 * (truth + noise), OF_MEDIAN)
+    result = blend_data(enhanced.copy(), 0.0, 20 * (truth + noise), BLEND_WITH_MEDIAN)
     assert np.corrcoef(result[hole], truth[hole])[0, 1] > 0.5
     dense = enhanced > 0.1
     assert np.percentile((result - enhanced)[dense], 95) == pytest.approx(
-        OF_MEDIAN.least * np.percentile(enhanced[dense], 95), rel=0.05
+        BLEND_WITH_MEDIAN.least * np.percentile(enhanced[dense], 95), rel=0.05
     )
     far = ndimage.distance_transform_edt(~dense) > 9  # A
     np.testing.assert_array_equal(result[far], enhanced[far])
     assert result.min() == 0 and result.dtype == np.float32
 
 
-@pytest.mark.parametrize("share", (OF_MEDIAN, replace(OF_MEAN, least=0.1)))
+@pytest.mark.parametrize("share", (BLEND_WITH_MEDIAN, replace(BLEND_WITH_MEAN, least=0.1)))
 @pytest.mark.parametrize("uncertain", (0.3, 0.7))
 def test_more_of_the_data_where_the_output_is_weak_and_uncertain(truth, hole, uncertain, share):
     enhanced = np.where(hole, 0, truth)
     low = ndimage.gaussian_filter(truth, 2) + 1  # positive, so that nothing is cut off at 0
     certain, result = (
-        with_data(enhanced.copy(), u, low, share) - enhanced for u in (0.0, uncertain)
+        blend_data(enhanced.copy(), u, low, share) - enhanced for u in (0.0, uncertain)
     )
     inside, more = (
         ndimage.binary_erosion(hole) & (certain > 0),
-        share.more * uncertain**share.grows / share.least,
+        share.more * uncertain**share.power / share.least,
     )
     np.testing.assert_allclose(result[inside] / certain[inside], 1 + more, rtol=1e-3)
     half = (np.abs(enhanced - share.weak / 2) < 0.01) & (certain > 0.005)
@@ -149,8 +153,8 @@ def test_more_of_the_data_where_the_output_is_weak_and_uncertain(truth, hole, un
 def test_the_share_has_no_unit(truth):
     data = truth + np.random.default_rng(4).normal(0, 0.1, truth.shape).astype(np.float32)
     np.testing.assert_allclose(
-        with_data(truth.copy(), 0.5, 1000 * data, OF_MEDIAN),
-        with_data(truth.copy(), 0.5, data.copy(), OF_MEDIAN),
+        blend_data(truth.copy(), 0.5, 1000 * data, BLEND_WITH_MEDIAN),
+        blend_data(truth.copy(), 0.5, data.copy(), BLEND_WITH_MEDIAN),
         atol=1e-4,
     )
 
@@ -161,7 +165,9 @@ def test_the_share_fades_as_a_gaussians_integral_from_the_body(around):
     body[:40] = 0.2
     noise = np.random.default_rng(4).normal(size=body.shape).astype(np.float32)
     added = np.maximum(
-        with_data(body.copy(), 0.0, noise, replace(OF_MEDIAN, least=0.1, around=around)) - body, 0
+        blend_data(body.copy(), 0.0, noise, replace(BLEND_WITH_MEDIAN, least=0.1, reach=around))
+        - body,
+        0,
     ).mean((1, 2))
     planes = np.arange(42, 50)
     np.testing.assert_allclose(
@@ -171,27 +177,31 @@ def test_the_share_fades_as_a_gaussians_integral_from_the_body(around):
 
 def test_no_body_no_data(truth):
     faint = np.float32(0.09 / truth.max()) * truth
-    np.testing.assert_array_equal(with_data(faint.copy(), 0.5, truth.copy(), OF_MEDIAN), faint)
     np.testing.assert_array_equal(
-        with_data(truth.copy(), 0.5, np.zeros_like(truth), OF_MEDIAN), truth
+        blend_data(faint.copy(), 0.5, truth.copy(), BLEND_WITH_MEDIAN), faint
+    )
+    np.testing.assert_array_equal(
+        blend_data(truth.copy(), 0.5, np.zeros_like(truth), BLEND_WITH_MEDIAN), truth
     )
 
 
 def test_a_mean_keeps_its_amplitudes_and_a_median_is_raised(truth):
     faint = np.maximum(filtered(truth, lambda k: np.exp(-40 / 4 * k**2)), 0)
     data = truth + np.random.default_rng(5).normal(0, 0.1, truth.shape).astype(np.float32)
-    uncertain = uncertainty(*faded(fft.rfftn(faint), faint.shape))
+    uncertain = measure_uncertainty(*compare_amplitudes(fft.rfftn(faint), faint.shape))
     kept = np.where(faint > 0.01, faint, 0)
     np.testing.assert_allclose(
-        finished(faint.copy(), data, False),
-        with_data(kept.copy(), uncertain, data, OF_MEAN),
+        finish_map(faint.copy(), data, False),
+        blend_data(kept.copy(), uncertain, data, BLEND_WITH_MEAN),
         atol=1e-5,
     )
     np.testing.assert_allclose(
-        finished(faint.copy(), data, True), with_data(*raised(faint), data, OF_MEDIAN), atol=1e-5
+        finish_map(faint.copy(), data, True),
+        blend_data(*restore_amplitudes(faint), data, BLEND_WITH_MEDIAN),
+        atol=1e-5,
     )
-    certain = finished(
+    certain = finish_map(
         truth.copy(), data, False
     )  # nothing but what is weak gets any of the data, and little of that
-    strong = truth > OF_MEAN.weak
+    strong = truth > BLEND_WITH_MEAN.weak
     np.testing.assert_array_equal(certain[strong], truth[strong])

@@ -9,7 +9,7 @@ from scipy import ndimage
 from deepemhancer_plugin.core.devices import select_devices
 from deepemhancer_plugin.core.enhancement import windows
 from deepemhancer_plugin.core.enhancement.amplitudes import SOLVENT_LEVEL
-from deepemhancer_plugin.core.enhancement.enhance import enhance
+from deepemhancer_plugin.core.enhancement.enhance import LOW_PASS_EDGE, enhance
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.evaluation import score, soft_mask
 from deepemhancer_plugin.core.maps.filters import frequencies
@@ -109,7 +109,7 @@ def test_halves_of_noise_alone_are_written_with_a_warning(made, run):
 
 def test_weak_halves_are_not_called_noise(run):
     """The unmasked FSC stays under 0.143 at every frequency, and yet there is signal."""
-    weak = protein(resolution=9.0, box=96)
+    weak = protein(1, resolution=9.0, box=96)
     with warnings.catch_warnings():
         warnings.simplefilter("error", MapWarning)
         found = run(weak.half1, weak.half2)
@@ -191,8 +191,8 @@ def test_nothing_finer_comes_out_than_went_in(run):
     mask = soft_mask(low.model, 1.0)
     frequency, curve = fsc(ended.data * mask, low.model * mask)
     finest = resolution(*fsc(free.data * mask, low.model * mask), 0.5)
-    assert resolution(frequency, curve, 0.5) >= 5.6 > finest
-    assert curve[frequency > 1.3 / 6].max() < 0.3
+    assert resolution(frequency, curve, 0.5) >= 6.0 / LOW_PASS_EDGE > finest
+    assert curve[frequency > 1.2 / 6].max() < 0.3
     inside = low.mask > 0.5
     half_space = np.arange(len(low.model))[:, None, None] < len(low.model) // 2
     users = np.broadcast_to(half_space, inside.shape)

@@ -1,3 +1,5 @@
+"""Windows in several orientations: the group, and what is made of its predictions."""
+
 import itertools
 
 import numpy as np
@@ -6,8 +8,8 @@ from scipy.stats import pmean
 
 from deepemhancer_plugin.core.enhancement.orientations import (
     AVERAGES,
-    FAINT,
-    FEW,
+    DENSE_FRACTION,
+    DENSITY_LIMIT,
     average_orientations,
     combine_orientations,
     rotate_back,
@@ -97,14 +99,14 @@ def test_what_one_of_four_sees_or_misses(dense, left):
 
 
 def test_a_window_where_nothing_is_seen_is_not_shown_again():
-    assert 1 / 16**3 < FEW < 2 / 16**3
+    assert 1 / 16**3 < DENSE_FRACTION < 2 / 16**3
     asked = []
 
     def predict(windows):
         asked.append(len(windows))
         return windows
 
-    faint = np.full((2, 16, 16, 16), 0.9 * FAINT, np.float32)
+    faint = np.full((2, 16, 16, 16), 0.9 * DENSITY_LIMIT, np.float32)
     faint[0, 0, 0, 0] = -1
     faint[1, 0, 0, 0] = 1
     assert np.array_equal(
@@ -113,3 +115,20 @@ def test_a_window_where_nothing_is_seen_is_not_shown_again():
     faint[1, 0, 0, 1] = 1
     combine_orientations(predict, 2)(faint)
     assert asked == [2, 2, 2]
+
+
+def test_a_window_alone_gives_what_it_gives_beside_others():
+    """Not the batch decides whether the other orientations are asked for, but the window."""
+
+    def predict(windows):
+        return np.abs(windows)
+
+    rng = np.random.default_rng(3)
+    windows = np.zeros((2, 16, 16, 16), np.float32)
+    windows[0, :2, 0, 0] = 0.04  # under the limit: solvent
+    windows[1] = rng.random((16, 16, 16))
+    windows[0, 5, 5, 5] = 1.0
+    asymmetric = combine_orientations(lambda w: predict(w) * (np.arange(16) < 8), 4)
+    both = asymmetric(windows)
+    alone = np.concatenate([asymmetric(windows[i : i + 1]) for i in range(2)])
+    np.testing.assert_allclose(both, alone, atol=1e-6)

@@ -1,4 +1,4 @@
-"""`deepemhancer -i MAP -o OUT`: reads the arguments, calls `enhance`, writes the map and its report."""
+"""`deepemhancer -i MAP [-i2 HALF2] -o OUT`: arguments, files and words around `enhance`."""
 
 import argparse
 import json
@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from deepemhancer_plugin import __version__
+from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
-    interruptible,
+    run_interruptible,
     log,
-    map_warnings,
+    collect_warnings,
     peak_memory,
 )
 from deepemhancer_plugin.core.errors import InputError
@@ -26,6 +27,7 @@ EPILOG = """sub-commands (each with its own -h):
   deepemhancer evaluate    how good maps are, by their half maps and by an atomic model
   deepemhancer relion      enhance inside RELION's refinement, as its external reconstruction
   deepemhancer localres    local resolution of a map, by deep learning
+  deepemhancer localres-train  train a network for localres
   deepemhancer oversharpening  whether a map claims more detail than its half maps support
   deepemhancer download    fetch the authors' (official) checkpoints
 
@@ -33,13 +35,25 @@ exit status: 0 done, 1 bad input, 2 wrong usage, 130 interrupted, 143 terminated
 
 
 def parser() -> argparse.ArgumentParser:
+    """Describe the command line: the original program's flags, and ours."""
     p = argparse.ArgumentParser(
         "deepemhancer",
-        description="Enhance a cryo-EM map: sharpened, denoised and tightly masked, exactly where the "
-        "input was. Give the unsharpened, unmasked map, or better its two half maps.",
+        description="Enhance a cryo-EM map: sharpened, denoised and tightly masked, exactly where "
+        "the input was. Give the unsharpened, unmasked map, or better its two half maps.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_files(p)
+    _add_method(p)
+    _add_machine(p)
+    p.add_argument(
+        "--download", nargs="?", const="", metavar="DIR", help="same as `deepemhancer download`"
+    )
+    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return p
+
+
+def _add_files(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "-i",
         "--inputMap",
@@ -49,31 +63,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-i2", "--halfMap2", metavar="HALF2", help="second half map")
     p.add_argument("-o", "--outputMap", metavar="OUT", help="the enhanced map to write")
     p.add_argument(
-        "-p",
-        "--processingType",
-        default="tightTarget",
-        choices=["tightTarget", "wideTarget", "highRes", "masked"],
-        help="which weights of the family (default: %(default)s); masked: normalised in the mask of -m instead of by the noise",
-    )
-    p.add_argument(
         "-s",
         "--samplingRate",
         type=float,
         metavar="A",
         help="sampling rate in A/voxel, if the header's is wrong or missing",
-    )
-    p.add_argument(
-        "--noiseStats",
-        nargs=2,
-        type=float,
-        metavar=("MEAN", "STD"),
-        help="mean and standard deviation of the map's noise",
-    )
-    p.add_argument(
-        "--noise",
-        choices=["auto", "classic"],
-        default="auto",
-        help="auto: from the halves' difference, or the solvent of a single map; classic: the original program's estimate",
     )
     p.add_argument(
         "-m",
@@ -82,6 +76,22 @@ def parser() -> argparse.ArgumentParser:
         dest="mask",
         metavar="MASK",
         help="mask of the map's box; what is outside becomes zero",
+    )
+    p.add_argument(
+        "--report",
+        metavar="FILE",
+        help="JSON report to write (default: beside the map, its name with .json)",
+    )
+
+
+def _add_method(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "-p",
+        "--processingType",
+        default="tightTarget",
+        choices=["tightTarget", "wideTarget", "highRes", "masked"],
+        help="which weights of the family (default: %(default)s); masked: normalised in the mask "
+        "of -m instead of by the noise",
     )
     p.add_argument(
         "--weights",
@@ -95,51 +105,45 @@ def parser() -> argparse.ArgumentParser:
         help="folder or file of the official checkpoints; means --weights official",
     )
     p.add_argument(
+        "--noiseStats",
+        nargs=2,
+        type=float,
+        metavar=("MEAN", "STD"),
+        help="mean and standard deviation of the map's noise",
+    )
+    p.add_argument(
+        "--noise",
+        choices=["auto", "classic"],
+        default="auto",
+        help="auto: from the halves' difference, or the solvent of a single map; classic: the "
+        "original program's estimate",
+    )
+    p.add_argument(
+        "--noBandLimit",
+        action="store_true",
+        help="do not end the output where the input was low-passed",
+    )
+    p.add_argument(
         "--cleaningStrengh",
         "--cleaningStrength",
         dest="cleaning",
         type=float,
         metavar="F",
-        help="remove connected components smaller than this share (0-1) of the positive voxels",
-    )
-    p.add_argument(
-        "-g",
-        "--gpuIds",
-        dest="gpu",
-        metavar="IDS",
-        help="GPUs, e.g. 0 or 0,1: indices into what CUDA_VISIBLE_DEVICES shows; "
-        "-1: the CPU (default: a GPU where there is one)",
-    )
-    p.add_argument(
-        "-b",
-        "--batch_size",
-        dest="batch",
-        type=int,
-        metavar="N",
-        help="most tiles at a time (default: chosen)",
-    )
-    p.add_argument(
-        "--precision",
-        choices=["auto", "float32", "mixed", "bfloat16", "float16"],
-        default="auto",
-        help="arithmetic of the network (default: narrow where it is faster and stays within 1e-3 of the range)",
-    )
-    p.add_argument(
-        "--classic",
-        action="store_true",
-        help="the original program's steps, voxel by voxel (official weights)",
+        help="remove connected components smaller than this part (0-1) of the positive voxels",
     )
     p.add_argument(
         "--average",
         type=int,
         choices=[1, 2, 4, 24],
-        help="show each window in so many orientations: up to so many times slower, less dependent on the map's own; embedded "
-        "weights keep what all see, the others average (default: with embedded weights 4, of more than 160 A 2, otherwise 1)",
+        help="show each window in so many orientations: up to so many times slower, less "
+        "dependent on the map's own (default: with embedded weights 4, of more than 160 A 2, "
+        "else 1)",
     )
     p.add_argument(
         "--sym",
         metavar="GROUP",
-        help="average the enhanced map over a point group in RELION's conventions: C4, D2, T, O, I, I1 ...",
+        help="average the enhanced map over a point group in RELION's conventions: C4, D2, T, O, "
+        "I, I1 ...",
     )
     p.add_argument(
         "--helical",
@@ -149,48 +153,46 @@ def parser() -> argparse.ArgumentParser:
         help="the same over a helix along z: rise in A, twist in degrees",
     )
     p.add_argument(
+        "--classic",
+        action="store_true",
+        help="the original program's steps, voxel by voxel (official weights)",
+    )
+    p.add_argument(
         "--trust",
         action="store_true",
-        help="also say in how much of the output it claims more detail than the half maps support "
-        "(8 s of processor time for 128^3 voxels)",
+        help="also say in how much of the output it claims more detail than the half maps support",
     )
-    p.add_argument(
-        "--report",
-        metavar="FILE",
-        help="JSON report to write (default: beside the map, its name with .json)",
-    )
-    p.add_argument(
-        "--download",
-        nargs="?",
-        const="",
-        metavar="DIR",
-        help="the same as `deepemhancer download [DIR]`",
-    )
-    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return p
 
 
-def _protect_negative(arguments: Sequence[str]) -> list[str]:
-    """Negative numbers in any notation after a flag that takes two: argparse would take -3e-05 for a flag (a leading space prevents it)."""
-    result, numbers = [], 0
-    for argument in arguments:
-        numbers = 2 if argument in ("--noiseStats", "--helical") else numbers - 1
-        result.append(
-            " " + argument
-            if 0 <= numbers < 2 and argument.startswith("-") and argument[1:2] in "0123456789."
-            else argument
-        )
-    return result
+def _add_machine(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "-g",
+        "--gpuIds",
+        dest="gpu",
+        metavar="IDS",
+        help="GPUs, e.g. 0 or 0,1: indices into what CUDA_VISIBLE_DEVICES shows; all; -1: the CPU "
+        "(default: a GPU where there is one)",
+    )
+    p.add_argument(
+        "-b",
+        "--batch_size",
+        dest="batch",
+        type=int,
+        metavar="N",
+        help="most windows at a time (default: chosen)",
+    )
+    p.add_argument(
+        "--precision",
+        choices=["auto", "float32", "mixed", "bfloat16", "float16"],
+        default="auto",
+        help="arithmetic of the network (default: narrow where it is faster)",
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`deepemhancer -i MAP [-i2 HALF2] -o OUT`"""
+    """Run the main command; returns its exit status."""
     p = parser()
     a = p.parse_args(_protect_negative(arguments))
-    if a.download is not None:
-        from deepemhancer_plugin.core.commands import download
-
-        return download.main([a.download] if a.download else [])
     if not a.inputMap or not a.outputMap:
         p.error("the input map (-i) and the output map (-o) are needed")
     if a.trust and not a.halfMap2:
@@ -199,151 +201,104 @@ def main(arguments: Sequence[str]) -> int:
         p.error("--noiseStats and --noise classic exclude each other")
     if a.sym and a.helical:
         p.error("--sym and --helical exclude each other")
+    if a.batch is not None and a.batch < 1:
+        raise InputError(f"-b {a.batch}: at least 1 is needed")
+    inputs = [file for file in (a.inputMap, a.halfMap2, a.mask) if file]
+    report_file = a.report or _report_beside(a.outputMap)
+    check_outputs([a.outputMap, report_file], inputs)
 
     started = time.perf_counter()
-    with map_warnings() as messages:
-        result, volume, model, where = interruptible(lambda: _run(a))
-    # The output's last step is on the main thread: a signal stops it, and its temporary file goes with it.
-    label = f"deepemhancer {__version__} {model.kind} {model.name} {model.sha256[:12]}"
-    from deepemhancer_plugin.core.maps import mrc
-
-    mrc.write_map(a.outputMap, result.data, volume, [label])
-    report = {
-        "version": __version__,
-        "weights": {
-            "kind": model.kind,
-            "name": model.name,
-            "file": os.path.basename(model.path),
-            "sha256": model.sha256,
-        },
-        "device": where.description,
-        "devices": where.names,
+    with collect_warnings() as messages:
+        result, trust = run_interruptible(lambda: _run(a))
+        # On the main thread: a signal stops it, and its temporary file goes with it.
+        result.save(a.outputMap)
+    report: dict[str, Any] = {
         **result.report,
-        "sampling_rate": volume.sampling_rate,
-        "box": list(result.data.shape),
-        "origin": list(volume.origin),
-        "inputs": [os.path.abspath(f) for f in (a.inputMap, a.halfMap2) if f],
+        "inputs": [os.path.abspath(file) for file in inputs[: 1 + bool(a.halfMap2)]],
         "output": os.path.abspath(a.outputMap),
         "warnings": messages,
         "memory_mb": peak_memory(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    if a.trust:
-        from deepemhancer_plugin.core.commands.oversharpening import trust
-
-        report["trust"] = interruptible(
-            lambda: trust(
-                replace(volume, data=result.data),
-                (a.inputMap, a.halfMap2),
-                a.samplingRate,
-                a.mask,
-                where,
-            )
-        )
-    write_text(_report_path(a), json.dumps(report, indent=1) + "\n")
+    if trust is not None:
+        report["trust"] = trust
+    write_text(report_file, json.dumps(report, indent=1) + "\n")
+    log(f"precision: {report['precision']}")
     if report["cleaning"]:
-        c = report["cleaning"]
+        removed = report["cleaning"]
         log(
-            f"cleaning removed {c['components']} components, {c['voxels']} voxels, {c['volume']:.0f} A^3"
+            f"cleaning removed {removed['components']} components, {removed['voxels']} voxels, "
+            f"{removed['volume']:.0f} A^3"
         )
-    log(
-        f"wrote {a.outputMap} in {report['seconds']:.1f} s, {report['memory_mb']} MB of memory at most"
-    )
+    seconds, memory = report["seconds"], report["memory_mb"]
+    log(f"wrote {a.outputMap} in {seconds:.1f} s, {memory} MB of memory at most")
     return 0
 
 
-def _report_path(a: argparse.Namespace) -> str:
-    return (
-        a.report
-        or os.path.splitext(a.outputMap.removesuffix(".gz").removesuffix(".bz2"))[0] + ".json"
-    )
+def _run(a: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
+    """Enhance, and compare with the half maps where that is asked for."""
+    from deepemhancer_plugin.core.enhancement.enhance import enhance
 
-
-def _run(a: argparse.Namespace) -> tuple:
-    """Everything from the arguments to the enhanced voxels: (Enhanced, the map to write like, model, devices)."""
-    from deepemhancer_plugin.core.maps import mrc, symmetry
-    from deepemhancer_plugin.core.noise.normalization import noise_given
-
-    inputs = [f for f in (a.inputMap, a.halfMap2, a.mask) if f]
-    check_outputs([a.outputMap, _report_path(a)], inputs)
-    noise = noise_given(*a.noiseStats) if a.noiseStats else a.noise
-    if a.cleaning is not None and not 0 <= a.cleaning <= 1:
-        raise InputError(
-            f"--cleaningStrength {a.cleaning:g}: a share of the positive voxels, 0 to 1, is needed"
+    maps = [file for file in (a.inputMap, a.halfMap2) if file]
+    with Progress() as progress:
+        result = enhance(
+            *maps,
+            sampling_rate=a.samplingRate,
+            weights=_choose_weights(a),
+            device=a.gpu,
+            mask=a.mask,
+            noise=tuple(a.noiseStats) if a.noiseStats else a.noise,
+            symmetry=a.sym,
+            helix=tuple(a.helical) if a.helical else None,
+            # The original program takes any negative number for "no cleaning".
+            cleaning=None if a.cleaning is None or a.cleaning < 0 else a.cleaning,
+            average=a.average,
+            batch=a.batch,
+            precision=a.precision,
+            classic=a.classic,
+            band_limit=not a.noBandLimit,
+            progress=progress,
         )
-    if a.batch is not None and a.batch < 1:
-        raise InputError(f"-b {a.batch}: at least 1 is needed")
-    operators = (
-        symmetry.point_group(a.sym) if a.sym else symmetry.helix(*a.helical) if a.helical else None
-    )
-    model = _model(a)
-    halves = [mrc.read_map(a.inputMap, a.samplingRate)]
-    if a.halfMap2:
-        halves.append(mrc.read_map(a.halfMap2, a.samplingRate))
-        mrc.check_halves(*halves)
-    for half in halves[:1]:
-        mrc.warn_if_processed(half)
-    first = halves[0]
-    mask = mrc.read_mask(a.mask, first, a.samplingRate) if a.mask else None
-    like = replace(first, data=first.data[:1, :1, :1])
-    box = " x ".join(map(str, first.data.shape[::-1]))
-    log(
-        f"{' and '.join(h.path for h in halves)}: {box} voxels at {first.sampling_rate:.4g} A/voxel"
-    )
-    maps = [half.data for half in halves]
-    del halves, first
+    return result, _compare(a, result) if a.trust else None
 
-    from deepemhancer_plugin.core import devices
 
-    where = devices.select_devices(a.gpu)
-    log(f"device: {where.description} ({where.why})")
-    log(f"weights: {model.kind} {model.name} ({model.path})")
-    from deepemhancer_plugin.core.enhancement.enhance import Options, enhance
+def _compare(a: argparse.Namespace, result: Any) -> dict[str, Any]:
+    """Compare the output with what its half maps support."""
+    from deepemhancer_plugin.core.localres.oversharpening import judge_output
 
     with Progress() as progress:
-        options = Options(
-            noise, mask, a.cleaning, a.batch, a.precision, a.classic, a.average, operators
+        trust = judge_output(
+            replace(result.geometry, data=result.data),
+            (a.inputMap, a.halfMap2),
+            mask=a.mask,
+            sampling_rate=a.samplingRate,
+            device=a.gpu,
+            progress=progress,
         )
-        result = enhance(maps, like.sampling_rate, model, where, options, progress)
-    if result.report["noise"]:
-        n = result.report["noise"]
-        log(f"noise: mean {n['mean']:.4g}, standard deviation {n['std']:.4g} (from {n['source']})")
-    if result.report["half_map_fsc_0.143"]:
-        log(
-            f"half-map FSC = 0.143 at {result.report['half_map_fsc_0.143']:.2f} A, unmasked (in the molecule alone it is finer)"
-        )
-        log(
-            f"noise's power in the worst direction of views over that in the best: {result.report['noise_anisotropy']:.1f}"
-        )
-    if result.report["input_ends_at"]:
-        log(
-            f"the input ends at {result.report['input_ends_at']:.1f} A, low-passed: so does the output (unfiltered half maps give more)"
-        )
-    precision = result.report["precision"]
-    log(f"precision: {precision}")
-    if operators:
-        log(
-            f"symmetry: the enhanced map and its copies correlated with at least {result.report['symmetry_correlation']:.2f} before the average"
-        )
-    return result, like, model, where
+    log(trust["verdict"])
+    return trust
 
 
-def _model(a: argparse.Namespace):
-    """The weights that the arguments mean."""
-    from deepemhancer_plugin.core.weights import embedded
-    from deepemhancer_plugin.core.weights.official import checkpoint as checkpoints
+def _choose_weights(a: argparse.Namespace) -> Any:
+    """Load the weights that the arguments mean."""
+    from deepemhancer_plugin.core.weights.load import OFFICIAL, load_weights
 
     if a.deepLearningModelPath or a.weights == "official":
         variant = "masked" if a.mask else a.processingType
-        return checkpoints.load_official(
-            checkpoints.official_path(a.deepLearningModelPath, variant)
-        )
-    if a.weights == "embedded":
-        return embedded.load_embedded(a.processingType)
-    if not os.path.isfile(a.weights):
-        raise InputError(
-            f"--weights {a.weights}: no such file; embedded, official or a weights file is needed"
-        )
-    if a.weights.endswith(".npz"):
-        return embedded.load_file(a.weights)
-    return checkpoints.load_official(a.weights)
+        return load_weights(OFFICIAL + variant, a.deepLearningModelPath)
+    return load_weights(a.processingType if a.weights == "embedded" else a.weights)
+
+
+def _report_beside(output: str) -> str:
+    """Name the report after the map."""
+    return os.path.splitext(output.removesuffix(".gz").removesuffix(".bz2"))[0] + ".json"
+
+
+def _protect_negative(arguments: Sequence[str]) -> list[str]:
+    """Keep argparse from taking -3e-05 after a flag of two numbers for a flag: a space helps."""
+    result, numbers = [], 0
+    for argument in arguments:
+        numbers = 2 if argument in ("--noiseStats", "--helical") else numbers - 1
+        negative = argument.startswith("-") and argument[1:2] in "0123456789."
+        result.append(" " + argument if 0 <= numbers < 2 and negative else argument)
+    return result

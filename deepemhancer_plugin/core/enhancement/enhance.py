@@ -1,432 +1,302 @@
-"""The way of a map through the program, from top to bottom. Arrays in, arrays and a report out; no files."""
+"""The way of a map through the program, from top to bottom."""
 
-import time
+import logging
+import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.core import devices
-from deepemhancer_plugin.core.devices import Devices
-from deepemhancer_plugin.core.enhancement import amplitudes, windows
-from deepemhancer_plugin.core.enhancement.orientations import (
-    AVERAGES,
-    average_orientations,
-    combine_orientations,
+from deepemhancer_plugin.version import __version__
+from deepemhancer_plugin.core.devices import Devices, select_devices
+from deepemhancer_plugin.core.enhancement.amplitudes import finish_map, sees_molecule
+from deepemhancer_plugin.core.enhancement.inputs import (
+    average_maps,
+    check_agreement,
+    check_memory,
+    check_options,
+    estimate_noise,
+    find_end,
+    find_operators,
+    read_inputs,
 )
-from deepemhancer_plugin.core.errors import InputError, MapWarning
-from deepemhancer_plugin.core.maps.components import Removed, remove_small_components
+from deepemhancer_plugin.core.enhancement.job import Clock, Job, Options, Progress
+from deepemhancer_plugin.core.enhancement.network import predict_map
+from deepemhancer_plugin.core.enhancement.original import run_original
+from deepemhancer_plugin.core.errors import MapWarning
+from deepemhancer_plugin.core.maps.components import remove_small_components
 from deepemhancer_plugin.core.maps.filters import low_pass
-from deepemhancer_plugin.core.maps.resampling import resample, resample_density, resampled_shape
-from deepemhancer_plugin.core.maps.spectrum import find_low_pass, fsc, resolution
-from deepemhancer_plugin.core.maps.symmetry import Operator, impose_symmetry
-from deepemhancer_plugin.core.noise import statistics as normalization
-from deepemhancer_plugin.core.noise.directions import (
-    EVEN_SAMPLING,
-    UNEVEN,
-    measure_sampling,
-    whiten_directions,
-)
+from deepemhancer_plugin.core.maps.mrc import Map, MapLike, write_map
+from deepemhancer_plugin.core.maps.resampling import resample_density
+from deepemhancer_plugin.core.maps.spectrum import resolution
+from deepemhancer_plugin.core.maps.symmetry import impose_symmetry
+from deepemhancer_plugin.core.noise.directions import Views, measure_views
 from deepemhancer_plugin.core.noise.normalization import NoiseStats
-from deepemhancer_plugin.core.weights.embedded import EmbeddedModel
-from deepemhancer_plugin.core.weights.official import classic
-from deepemhancer_plugin.core.weights.official.checkpoint import OfficialModel
-from deepemhancer_plugin.core.weights.prepare import MASK_RULE, prepare, prepare_masked
+from deepemhancer_plugin.core.weights.load import load_weights
+from deepemhancer_plugin.core.weights.model import Model
 
-Model = EmbeddedModel | OfficialModel
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Options:
-    """What the user may choose besides maps and model.
-
-    noise       "auto": from the halves' difference, or from the solvent of a single map; "classic": the original's estimate; or the numbers
-    mask        boolean (z, y, x), the map's box: what is outside becomes zero; also the normalisation of official `masked` weights
-    cleaning    0-1: components smaller than this share of the positive voxels are removed; None: no cleaning
-    batch       the most tiles or windows at a time; None: chosen
-    precision   "auto", "float32", "bfloat16" or "float16"
-    classic     the original program's own steps, voxel by voxel (official weights only)
-    average     1, 2, 4 or 24: each window is shown in so many orientations (orientations.py); None: as the weights and the map's size ask for
-    symmetry    operators (symmetry.point_group, symmetry.helix) over which the enhanced map is averaged
-    amplitudes  raised where the embedded network lets them fade, and a share of the data added (amplitudes.py); a single map in which the network
-                sees no molecule comes out empty
-    band_limit  where the input was low-passed, the output ends there too: what the network puts beyond is a guess (not with `classic`)
-    """
-
-    noise: str | NoiseStats = "auto"
-    mask: np.ndarray | None = None
-    cleaning: float | None = None
-    batch: int | None = None
-    precision: str = "auto"
-    classic: bool = False
-    average: int | None = None
-    symmetry: list[Operator] | None = None
-    amplitudes: bool = True
-    band_limit: bool = True
+LOW_PASS_EDGE = 1.15  # the output's low-pass falls from the input's end to so many times it
+LEAST_SYMMETRY_CORRELATION = 0.5  # of a map with its copies, where it has the symmetry
 
 
 @dataclass(frozen=True)
 class Enhanced:
-    """The enhanced map (z, y, x), float32, on the input's grid, and what there is to say about it (JSON values)."""
+    """An enhanced map.
+
+    Attributes:
+        data: (z, y, x), float32, on the input's grid.
+        report: what there is to say about it, as JSON values.
+        geometry: the input's header and place; its data is empty.
+    """
 
     data: np.ndarray
     report: dict[str, Any] = field(default_factory=dict)
+    geometry: Map | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the map with the input's header and geometry, whole or not at all.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        if self.geometry is None:
+            raise ValueError("an enhanced map without geometry cannot be saved")
+        weights = self.report["weights"]
+        label = f"{weights['kind']} {weights['name']} {weights['sha256'][:12]}"
+        write_map(path, self.data, self.geometry, [f"deepemhancer {__version__} {label}"])
 
 
 def enhance(
-    maps: list[np.ndarray],
-    sampling_rate: float,
-    model: Model,
-    where: Devices,
-    options: Options = Options(),
-    progress: Callable[[str, int, int], None] | None = None,
+    *maps: MapLike,
+    sampling_rate: float | None = None,
+    weights: str | os.PathLike[str] | Model = "tightTarget",
+    device: str | Devices | None = None,
+    mask: MapLike | None = None,
+    noise: str | tuple[float, float] | NoiseStats = "auto",
+    symmetry: str | None = None,
+    helix: tuple[float, float] | None = None,
+    cleaning: float | None = None,
+    average: int | None = None,
+    batch: int | None = None,
+    precision: str = "auto",
+    classic: bool = False,
+    amplitudes: bool = True,
+    band_limit: bool = True,
+    progress: Progress | None = None,
 ) -> Enhanced:
-    """Enhance one map, or the mean of two half maps.
+    """Enhance one map, or two half maps, which serve better.
 
     Args:
-        maps: one map or two halves (z, y, x), float32, in any unit. The list is emptied on the way: a large map does not stand in memory twice.
-        sampling_rate: A/voxel.
-        model: embedded or official weights.
-        where: the devices, from `devices.select_devices`.
-        options: see `Options`.
-        progress: called with the name of the step, how much of it is done, and of how much.
+        *maps: the map, or the two half maps: paths, maps as read, or arrays (z, y, x) of any real
+            type, unmasked and unsharpened. They are not changed.
+        sampling_rate: A/voxel; needed for arrays, wins over a file's header.
+        weights: a name, "official:NAME", a file, or weights from `load_weights`.
+        device: GPUs, such as "0" or "0,1"; "-1" is the CPU; None: a GPU where there is one.
+        mask: path, map or array of the map's box; what is outside becomes zero.
+        noise: "auto": from the halves' difference, or the solvent of a single map; "classic": the
+            original program's estimate; or the noise's mean and standard deviation.
+        symmetry: point group in RELION's conventions over which the enhanced map is averaged.
+        helix: rise in A and twist in degrees, likewise, along z.
+        cleaning: connected components smaller than this part (0 to 1) of the density are removed.
+        average: 1, 2, 4 or 24: in so many orientations each window is shown; None: as the weights
+            and the map's size need it.
+        batch: at most so many windows at a time; None: chosen.
+        precision: "auto", "float32", "bfloat16", "float16", or "mixed" (official weights).
+        classic: the original program's steps, voxel by voxel (official weights only).
+        amplitudes: restore amplitudes, and blend some of the data in, where weights of ours need
+            it; False: the network's output as it is.
+        band_limit: where the input was low-passed, the output ends there, too.
+        progress: called with a step's name, how much of it is done, and of how much.
+
+    Returns:
+        The enhanced map on the input's grid.
 
     Raises:
-        InputError: noise that cannot be, options that do not fit the weights, too little memory.
+        InputError: input that cannot be used, or more than two maps; options that do not fit the
+            weights; too little memory. One line that names the value and what would be right.
+
+    Warns:
+        MapWarning: what makes the result less trustworthy.
+
+    Examples:
+        Half maps as arrays, here of a synthetic protein at 4 A:
+
+        >>> from deepemhancer_plugin.core import enhance, simulate
+        >>> from deepemhancer_plugin.core.simulation.synthetic import build_protein
+        >>> from deepemhancer_plugin.core.simulation import from_structure
+        >>> halves = simulate(from_structure(build_protein(0)), resolution=4, box=64)
+        >>> result = enhance(halves.half1, halves.half2, sampling_rate=1.0, device="-1")
+        >>> result.data.shape, result.report["noise"]["source"]
+        ((64, 64, 64), 'half maps')
     """
-    tell = progress or (lambda step, done, total: None)
-    clock, timings = time.perf_counter(), {}
-
-    def lap(step: str) -> None:
-        nonlocal clock
-        timings[step], clock = round(time.perf_counter() - clock, 3), time.perf_counter()
-
-    _check(model, options)
-    _check_memory(maps[0].shape, sampling_rate)
-    tell("noise", 0, 1)
-    noise = _noise(maps, model, options)
-    curve = fsc(maps[0], maps[1], sampling_rate) if len(maps) == 2 else None
-    views, uneven = (
-        measure_sampling(maps[0] - maps[1], sampling_rate)
-        if len(maps) == 2
-        else (EVEN_SAMPLING, 1.0)
+    model = load_weights(weights) if isinstance(weights, str | os.PathLike) else weights
+    options = Options(
+        cleaning, average, batch, precision, amplitudes, find_operators(symmetry, helix)
     )
-    volume = _mean(maps)
-    if curve and uneven >= UNEVEN and isinstance(model, EmbeddedModel):
-        volume = whiten_directions(volume, views, curve[1], sampling_rate)
-    shape = volume.shape
-    tell("noise", 1, 1)
-    lap("noise")
+    check_options(options, model, mask is not None, classic)
+    volumes, geometry, inside = read_inputs(maps, sampling_rate, mask)
+    rate, shape = geometry.sampling_rate, volumes[0].shape
+    check_memory(shape, rate)
+    machine = device if isinstance(device, Devices) else select_devices(device)
+    report = _describe(model, machine, geometry, shape)
 
-    precision = "float32" if options.classic else _precision(options.precision, model, where)
-    removed: Removed | None = None
-    agreement: float | None = None
-    end: float | None = None
-    if options.classic:
-        assert isinstance(model, OfficialModel)
-        volume, removed = _classic(volume, sampling_rate, model, noise, options, where, tell)
+    clock = Clock(progress)
+    clock.start("noise")
+    views = measure_views(volumes[0], volumes[1], rate) if len(volumes) == 2 else None
+    stats = estimate_noise(volumes, inside, noise, model.normalization)
+    end = find_end(volumes, rate) if band_limit and not classic else None
+    volume = average_maps(volumes)  # lets go of the half maps
+    report |= _describe_noise(stats, views, shape)
+
+    job = Job(model, machine, rate, stats, views, end, inside, options, clock)
+    if classic:
+        enhanced, facts = run_original(volume, job)
     else:
-        end = find_low_pass(volume, sampling_rate) if options.band_limit else None
-        inputs = _prepared(volume, sampling_rate, model, noise, options)
-        del volume
-        lap("prepare")
-        volume = _in_windows(inputs, model, precision, options, where, tell)
-        data = np.ascontiguousarray(inputs[..., 0]) if options.amplitudes and model.agree else None
-        del inputs
-        lap("network")
-        if data is not None:
-            volume = _finished(volume, data, curve is None, model.fades)
-            del data
-        volume = resample_density(volume, shape)
-        if options.symmetry:
-            volume, agreement = _symmetrized(volume, options.symmetry, sampling_rate, tell)
-        if options.mask is not None:
-            volume[~options.mask] = 0
-        if curve and _nothing_but_noise(curve[1]):
-            volume[:] = 0
-        if options.cleaning is not None:
-            volume, removed = remove_small_components(volume, options.cleaning, sampling_rate)
-        if end:
-            volume = low_pass(volume, sampling_rate, 0.6 * end, end)  # a steeper edge rings
-            if options.mask is not None:
-                volume[~options.mask] = 0
-    lap("finish")
-    return Enhanced(
-        volume,
-        {
-            "noise": asdict(noise) if noise else None,
-            "half_map_fsc_0.143": round(resolution(*curve, 0.143), 2) if curve else None,
-            "noise_anisotropy": round(uneven, 2) if curve else None,
-            "input_ends_at": round(1 / end, 2) if end else None,
-            "precision": precision,
-            "symmetry_correlation": agreement,
-            "timings": timings,
-            "cleaning": asdict(removed) if removed else None,
-        },
-    )
+        enhanced, facts = _run_network(volume, job)
+    return Enhanced(enhanced, report | facts | {"timings": clock.stop()}, geometry)
 
 
-def _nothing_but_noise(curve: np.ndarray) -> bool:
-    """Whether the halves' FSC, a mean over five shells from the third on, stays under 0.143 everywhere; then it says so in a MapWarning."""
-    means = np.convolve(curve[3:], np.ones(5) / 5, "valid") if len(curve) >= 8 else np.ones(1)
-    if means.max() >= 0.143:
-        return False
-    warnings.warn(
-        f"the half maps agree nowhere (FSC at most {means.max():.2f}): they hold nothing but noise, and the output is empty",
-        MapWarning,
-        stacklevel=2,
-    )
-    return True
+def _run_network(volume: np.ndarray, job: Job) -> tuple[np.ndarray, dict[str, Any]]:
+    """Enhance a map (z, y, x) by our way; returns it on its grid, and facts for the report."""
+    options, clock, shape = job.options, job.clock, volume.shape
+    facts: dict[str, Any] = {}
+
+    clock.start("prepare")
+    shown = job.model.prepare(volume, job.rate, job.noise, job.mask, job.views)
+    del volume
+
+    clock.start("network")
+    output, facts["precision"] = predict_map(shown, job)
+
+    clock.start("finish")
+    if options.amplitudes and job.model.prediction != "map":
+        output, facts["sees_molecule"] = _finish(output, shown[..., 0], job)
+    del shown
+    output = resample_density(output, shape)
+    if options.symmetry:
+        output, facts["symmetry_correlation"] = _average_symmetry(output, job)
+    _apply_mask(output, job.mask)
+    if options.cleaning is not None:
+        output, removed = remove_small_components(output, options.cleaning, job.rate)
+        facts["cleaning"] = asdict(removed)
+    if job.end is not None:
+        output = low_pass(output, job.rate, job.end, LOW_PASS_EDGE * job.end)
+        _apply_mask(output, job.mask)
+        facts["input_ends_at"] = round(1 / job.end, 2)
+        logger.info("the input ends at %.1f A, low-passed: so does the output", 1 / job.end)
+    return output, facts
 
 
-def _finished(volume: np.ndarray, compressed: np.ndarray, single: bool, fades: bool) -> np.ndarray:
-    """The embedded network's output, its amplitudes raised where it `fades`, with a share of its first channel, the arcsinh of the map.
+def _finish(output: np.ndarray, compressed: np.ndarray, job: Job) -> tuple[np.ndarray, bool]:
+    """Make the output of a network of ours ready for use, where it sees a molecule.
 
-    What holds no molecule stays as it is, of a single map empty with a MapWarning.
+    Else the output stays as the network gave it, and of a single map a MapWarning says so.
+
+    Args:
+        output: of the network (z, y, x), at 1 A/voxel.
+        compressed: what the network was shown first: the arcsinh of the normalised map (z, y, x).
+        job: what was asked for.
     """
-    if amplitudes.sees_molecule(volume):
-        return amplitudes.finished(volume, np.sinh(compressed, out=compressed), fades)
-    if single:  # of half maps the FSC tells more
+    if sees_molecule(output):
+        fades = job.model.prediction == "median"
+        return finish_map(output, np.sinh(compressed), fades), True
+    if job.views is None:
         warnings.warn(
-            "the network sees no molecule in this map: the output is empty; half maps would tell whether it holds nothing but noise",
+            "the network sees no body of a molecule's size and density in this map: it may hold "
+            "nothing but noise (half maps would tell), a small part of a molecule, or inverted "
+            "contrast (dark on bright)",
             MapWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-        volume[:] = 0
-    return volume
+    return output, False
 
 
-def _check(model: Model, options: Options) -> None:
-    if options.cleaning is not None and not 0 <= options.cleaning <= 1:
-        raise InputError(
-            f"cleaning strength {options.cleaning:g}: a share of the positive voxels, 0 to 1, is needed"
-        )
-    if options.batch is not None and options.batch < 1:
-        raise InputError(f"batch {options.batch}: at least 1 is needed")
-    if options.average not in (None, *AVERAGES):
-        raise InputError(
-            f"average over {options.average} orientations: {', '.join(map(str, AVERAGES))} are right"
-        )
-    if options.classic and (options.average not in (None, 1) or options.symmetry):
-        raise InputError(
-            "--classic reproduces the original program, which knows no --average and no symmetry: leave them out"
-        )
-    if options.classic and not isinstance(model, OfficialModel):
-        raise InputError(
-            "--classic reproduces the original program, which knows official weights only: add --weights official"
-        )
-    if model.normalization == "mask" and options.mask is None:
-        raise InputError(
-            f"{model.path}: these weights are for mask normalisation: give the mask with -m, or choose other weights"
-        )
+def _average_symmetry(output: np.ndarray, job: Job) -> tuple[np.ndarray, float]:
+    """Average a map over its symmetry; returns the lowest correlation with a copy, too.
 
-
-PROGRAM_MEMORY, VOXEL_MEMORY = (
-    1.0e9,
-    32.0,
-)  # bytes: the program with TensorFlow and a window, and for each voxel (docs/benchmarks/embedded.md)
-
-
-def _check_memory(shape: tuple[int, ...], sampling_rate: float) -> None:
-    """Rather an error now than a killed job later. What the maps take already counts as used, and is counted here again: on the safe side."""
-    voxels = max(
-        np.prod(shape, dtype=float), np.prod(resampled_shape(shape, sampling_rate), dtype=float)
-    )
-    needed, free = PROGRAM_MEMORY + VOXEL_MEMORY * voxels, devices.free_host_memory()
-    if needed > free:
-        raise InputError(
-            f"not enough memory: a map of {' x '.join(map(str, shape))} voxels at {sampling_rate:.3g} A/voxel needs "
-            f"{needed / 2**30:.1f} GB, {free / 2**30:.1f} GB are free: free some, crop the box, or use a larger machine"
-        )
-
-
-# Of the map's standard deviation: below this the network sees steps of density that no training showed it. What a map without noise gave, taken to
-# have a thousandth, 3 thousandths, a hundredth of noise, correlated with the model's map by 0.929, 0.949, 0.965.
-LEAST_NOISE = 0.01
-
-
-def _noise(maps: Sequence[np.ndarray], model: Model, options: Options) -> NoiseStats | None:
-    """The noise's statistics in the input's units; None where a mask normalises instead."""
-    if model.normalization == "mask":
-        return None
-    if isinstance(options.noise, NoiseStats):
-        return options.noise
-    if options.noise == "classic":
-        return normalization.noise_classic(maps[0] if len(maps) == 1 else (maps[0] + maps[1]) / 2)
-    if len(maps) == 2:
-        return normalization.noise_from_halves(*maps)
-    if options.mask is not None:
-        return normalization.noise_outside(maps[0], options.mask)
-    stats = normalization.noise_from_map(maps[0])
-    least = LEAST_NOISE * float(maps[0].std(dtype=np.float64))
-    if stats.std >= least:
-        return stats
-    warnings.warn(
-        f"the map holds next to no noise; taken for it is {least:.5g}, {100 * LEAST_NOISE:g} % of the map's standard deviation",
-        MapWarning,
-        stacklevel=2,
-    )
-    return replace(stats, std=least)
-
-
-def _mean(maps: list[np.ndarray]) -> np.ndarray:
-    """The map or the mean of the halves; the inputs are let go of."""
-    if len(maps) == 1:
-        return maps.pop()
-    second, first = maps.pop(), maps.pop()
-    result = np.add(first, second)
-    result *= np.float32(0.5)
-    return result
-
-
-def _precision(asked: str, model: Model, where: Devices) -> str:
-    """Narrow types where the device is faster with them; what they cost is in docs/benchmarks.md."""
-    if asked != "auto":
-        return asked
-    if isinstance(model, OfficialModel):
-        return "mixed" if where.bfloat16 else "float32"
-    if where.kind == "gpu":
-        return "float16"
-    return "bfloat16" if where.bfloat16 else "float32"
-
-
-def _normalized(
-    volume: np.ndarray, model: OfficialModel, noise: NoiseStats | None, options: Options
-) -> np.ndarray:
-    if noise is not None:
-        return normalization.normalize(volume, noise)
-    assert options.mask is not None and model.mask_rule is not None
-    return normalization.normalize_with_mask(volume, options.mask, model.mask_rule)
-
-
-def _prepared(
-    volume: np.ndarray,
-    sampling_rate: float,
-    model: Model,
-    noise: NoiseStats | None,
-    options: Options,
-) -> np.ndarray:
-    """What the network sees, at its sampling rate: (z, y, x) or (z, y, x, channels)."""
-    shape = resampled_shape(volume.shape, sampling_rate)
-    if isinstance(model, OfficialModel):
-        return resample(_normalized(volume, model, noise, options), shape)
-    compress = model.architecture.compressed
-    if noise is None:
-        assert options.mask is not None
-        return prepare_masked(
-            resample(normalization.normalize_with_mask(volume, options.mask, MASK_RULE), shape),
-            model.channels,
-            compress=compress,
-        )
-    return prepare(
-        resample(volume, shape), noise.mean, noise.std, model.channels, compress=compress
-    )
-
-
-def orientations(model: Model, shape: tuple[int, ...]) -> int:
-    """In how many a map (z, y, x) is shown where the user does not say: one alone depends on the map's own, four are better than two
-    (docs/benchmarks.md), and take the 27 windows of 160^3 voxels no longer than two take the 64 of the next larger maps."""
-    if not model.agree:
-        return 1
-    return 4 if max(shape) <= model.tile + 2 * model.stride else 2
-
-
-def _in_windows(
-    inputs: np.ndarray,
-    model: Model,
-    precision: str,
-    options: Options,
-    where: Devices,
-    tell: Callable[[str, int, int], None],
-) -> np.ndarray:
-    mask = resample(options.mask, inputs.shape[:3]) > 0.01 if options.mask is not None else None
-    combined = combine_orientations if model.agree else average_orientations
-    predictors = [
-        combined(
-            model.predictor(precision, name),
-            options.average or orientations(model, inputs.shape[:3]),
-        )
-        for name in where.names
-    ]
-    tell("network", 0, 1)
-    return windows.enhance_windows(
-        inputs,
-        predictors,
-        model.tile,
-        model.stride,
-        _batch(model, options, where),
-        mask,
-        progress=lambda done, total: tell("network", done, total),
-    )
-
-
-def _symmetrized(
-    volume: np.ndarray,
-    operators: list[Operator],
-    sampling_rate: float,
-    tell: Callable[[str, int, int], None],
-) -> tuple[np.ndarray, float]:
-    """The map averaged over its symmetry, and its lowest correlation with a copy; a MapWarning where that says it has none."""
-    volume, agreement = impose_symmetry(
-        volume, operators, sampling_rate, lambda done, total: tell("symmetry", done, total)
-    )
-    if agreement < 0.5:
+    A MapWarning says where the map has no such symmetry.
+    """
+    job.clock.start("symmetry")
+    output, agreement = impose_symmetry(output, job.options.symmetry, job.rate, job.clock)
+    job.clock.start("finish")
+    if agreement < LEAST_SYMMETRY_CORRELATION:
         warnings.warn(
-            f"the enhanced map agrees with its symmetry copies with a correlation of only {agreement:.2f}: wrong symmetry, wrong axis "
-            "(the axes go through the box's centre, the main one along z), or wrong hand",
+            f"the enhanced map agrees with its symmetry copies with a correlation of only "
+            f"{agreement:.2f}: wrong symmetry, wrong axis (the axes go through the box's centre, "
+            "the main one along z), or wrong hand",
             MapWarning,
-            stacklevel=2,
+            stacklevel=4,
         )
-    return volume, round(agreement, 4)
-
-
-WINDOW_MEMORY = (
-    700 * 2**20
-)  # bytes, an upper bound for a window of 64^3: the whole program peaks at 0.76 GB for a small map
-
-
-def _batch(model: Model, options: Options, where: Devices) -> int:
-    """Windows at a time: one on a CPU, whose cache holds just one; on a GPU eight, or as many as its free memory holds."""
-    wanted = options.batch or (1 if where.kind == "cpu" else 8)
-    fitting = int(devices.free_memory(where) / (WINDOW_MEMORY * (model.tile / 64) ** 3))
-    if fitting < 1:
-        raise InputError(
-            f"not enough memory on {where.description}: a window needs {WINDOW_MEMORY / 2**30:.1f} GB, "
-            f"{devices.free_memory(where) / 2**30:.1f} GB are free: free some, or use a device with more"
-        )
-    return min(wanted, fitting)
-
-
-def _classic(
-    volume: np.ndarray,
-    sampling_rate: float,
-    model: OfficialModel,
-    noise: NoiseStats | None,
-    options: Options,
-    where: Devices,
-    tell: Callable[[str, int, int], None],
-) -> tuple[np.ndarray, Removed | None]:
-    removed: list[Removed] = []
-
-    def clean(v: np.ndarray) -> np.ndarray:
-        assert options.cleaning is not None
-        # At this point of the original's steps a voxel is 1 A wide.
-        cleaned, what = remove_small_components(v, options.cleaning, 1.0, classic=True)
-        removed.append(what)
-        return cleaned
-
-    result = classic.enhance_classic(
-        volume,
-        sampling_rate,
-        model.predictor("float32", where.names[0]),
-        model.tile,
-        model.stride,
-        lambda v: _normalized(v, model, noise, options),
-        options.mask,
-        clean if options.cleaning is not None else None,
-        options.batch or 1,
-        lambda done, total: tell("network", done, total),
+    logger.info(
+        "symmetry: the map and its copies correlated with at least %.2f before the average",
+        agreement,
     )
-    return result, removed[0] if removed else None
+    return output, round(agreement, 4)
+
+
+def _apply_mask(volume: np.ndarray, mask: np.ndarray | None) -> None:
+    if mask is not None:
+        volume[~mask] = 0
+
+
+def _describe(
+    model: Model, machine: Devices, geometry: Map, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Begin the report, and log what is used and why."""
+    box = " x ".join(map(str, shape[::-1]))
+    logger.info("%s: %s voxels at %.4g A/voxel", geometry.path, box, geometry.sampling_rate)
+    logger.info("device: %s (%s)", machine.description, machine.why)
+    logger.info("weights: %s %s (%s)", model.kind, model.name, model.path)
+    return {
+        "version": __version__,
+        "weights": {
+            "kind": model.kind,
+            "name": model.name,
+            "file": os.path.basename(model.path),
+            "sha256": model.sha256,
+        },
+        "device": machine.description,
+        "devices": machine.names,
+        "sampling_rate": geometry.sampling_rate,
+        "box": list(shape),
+        "origin": list(geometry.origin),
+        "sees_molecule": None,
+        "symmetry_correlation": None,
+        "input_ends_at": None,
+        "cleaning": None,
+    }
+
+
+def _describe_noise(
+    stats: NoiseStats | None, views: Views | None, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Put the noise into the report and the log."""
+    facts: dict[str, Any] = {
+        "noise": asdict(stats) if stats else None,
+        "half_map_fsc_0.143": None,
+        "halves_agree": None,
+        "noise_anisotropy": None,
+    }
+    if stats:
+        logger.info(
+            "noise: mean %.4g, standard deviation %.4g (from %s)",
+            stats.mean,
+            stats.std,
+            stats.source,
+        )
+    if views:
+        limit = resolution(views.frequency, views.fsc, 0.143)
+        facts["half_map_fsc_0.143"] = round(limit, 2)
+        facts["halves_agree"] = check_agreement(views.fsc, shape)
+        facts["noise_anisotropy"] = round(views.anisotropy, 2)
+        logger.info(
+            "half-map FSC = 0.143 at %.2f A, unmasked (in the molecule alone it is finer)", limit
+        )
+        logger.info(
+            "noise's power in the worst direction of views over that in the best: %.1f",
+            views.anisotropy,
+        )
+    return facts

@@ -1,23 +1,25 @@
-"""Overlapping windows: the official networks normalise over the window that they see, and the embedded one was trained on cubes of its size.
+"""Overlapping windows over a map: their geometry, and the average of a network's predictions.
 
-Every voxel of any box is covered, each window is computed once, predictions are averaged with weights that are summed exactly,
-and what a window adds is added in place. The geometry is pure functions; `enhance_windows` is the loop.
+Networks are trained on cubes of one size, and official ones normalise over the window that they
+see. Every voxel of any box is covered, each window is computed once, and predictions are averaged
+with weights that are summed exactly.
 """
-
-from __future__ import annotations
 
 import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-Predictor = Callable[[np.ndarray], np.ndarray]
+from deepemhancer_plugin.core.weights.model import Predictor
+
+Corner = tuple[int, ...]  # first voxel (z, y, x) of a window
 
 
 def window_starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where the windows of an axis begin: every `stride` voxels while they fit, and one flush with the end.
+    """Give the first voxels of the windows of an axis: every `stride`, and one flush with the end.
 
     Raises:
         ValueError: the axis is shorter than a window, or the stride leaves gaps.
@@ -32,21 +34,25 @@ def window_starts(length: int, tile: int, stride: int) -> list[int]:
 
 def window_corners(
     shape: Sequence[int], tile: int, stride: int, mask: np.ndarray | None = None
-) -> list[tuple[int, ...]]:
-    """First voxel (z, y, x) of each window over a box, x fastest; with a mask, only of windows with a voxel in it."""
+) -> list[Corner]:
+    """Give the corners of the windows over a box, x fastest; with a mask, of those that meet it."""
     corners = itertools.product(*(window_starts(n, tile, stride) for n in shape))
     return [corner for corner in corners if mask is None or mask[window_at(corner, tile)].any()]
 
 
-def window_at(corner: Sequence[int], tile: int) -> tuple[slice, ...]:
-    """The window that begins at a voxel."""
+def window_at(corner: Corner, tile: int) -> tuple[slice, ...]:
+    """Give the slices of the window that begins at a voxel."""
     return tuple(slice(start, start + tile) for start in corner)
 
 
 def window_weights(tile: int, smooth: bool = True) -> np.ndarray:
-    """Weight of each voxel of a window in the average, float32 (tile, tile, tile), above 0 everywhere.
+    """Give the weight of each voxel of a window in the average, above 0 everywhere.
 
-    Smooth weights (raised cosine) trust a window most in its middle, where the network saw all around, and leave no seams.
+    Smooth weights (squared sines) trust a window most in its middle, where the network saw all
+    around, and leave no seams.
+
+    Returns:
+        Float32 (tile, tile, tile).
     """
     if not smooth:
         return np.ones((tile,) * 3, np.float32)
@@ -55,25 +61,25 @@ def window_weights(tile: int, smooth: bool = True) -> np.ndarray:
 
 
 def pad_to_tile(volume: np.ndarray, tile: int) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """The volume in a box of at least one window, and where it lies in it.
+    """Pad a map (z, y, x[, channels]) to at least one window.
 
-    It is padded evenly around and wraps, so that a solvent's texture, and with it the window's statistics, goes on.
+    It is padded evenly around and wraps, so that the solvent's texture goes on, and with it the
+    statistics of the window.
+
+    Returns:
+        The padded map, and the slices of the map in it.
     """
     missing = [max(tile - n, 0) for n in volume.shape[:3]]
-    inside = tuple(
-        slice(m // 2, m // 2 + n) for m, n in zip(missing, volume.shape[:3], strict=True)
-    )
+    before = [m // 2 for m in missing]
+    inside = tuple(slice(b, b + n) for b, n in zip(before, volume.shape[:3], strict=True))
     if not any(missing):
         return volume, inside
-    margins = [(m // 2, m - m // 2) for m in missing] + [(0, 0)] * (volume.ndim - 3)
-    return np.pad(volume, margins, mode="wrap"), inside
+    margins = [(b, m - b) for b, m in zip(before, missing, strict=True)]
+    return np.pad(volume, margins + [(0, 0)] * (volume.ndim - 3), mode="wrap"), inside
 
 
-def batches(
-    corners: Sequence[tuple[int, ...]], batch: int, workers: int = 1
-) -> Iterator[Sequence[tuple[int, ...]]]:
-    """Groups of at most `batch` windows, each window once, small enough that every worker gets some; only the last may be
-    smaller."""
+def batches(corners: Sequence[Corner], batch: int, workers: int = 1) -> Iterator[Sequence[Corner]]:
+    """Split windows into groups of at most `batch`, so small that every worker gets some."""
     size = max(1, min(batch, len(corners) // workers))
     return (corners[i : i + size] for i in range(0, len(corners), size))
 
@@ -88,14 +94,17 @@ def enhance_windows(
     smooth: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """The average of a network's predictions in overlapping windows.
+    """Average a network's predictions in overlapping windows.
 
     Args:
-        volume: normalised map (z, y, x), or with channels (z, y, x, c), at the network's sampling rate, any box.
-        predictors: one a device, each from windows (n, tile, tile, tile[, c]) to windows (n, tile, tile, tile); they share the windows.
-        tile, stride: edge of a window and distance between windows, in voxels.
-        batch: at most so many windows in one call. On a CPU 1 is the fastest: one window's arrays fit its cache best.
-        mask: of the volume's shape; windows without a voxel in it are left out, and what no window covers is 0.
+        volume: what the network is shown (z, y, x[, channels]), any box.
+        predictors: the network, one a device, from windows (n, tile, tile, tile[, channels]) to
+            windows (n, tile, tile, tile); they share the windows.
+        tile: edge of a window in voxels.
+        stride: distance between windows in voxels.
+        batch: at most so many windows in one call.
+        mask: boolean (z, y, x); windows that do not meet it are left out, and what no window
+            covers is 0.
         smooth: weigh windows by `window_weights`; else all the same.
         progress: called with (windows done, windows in all), from one thread at a time.
 
@@ -103,36 +112,34 @@ def enhance_windows(
         Float32 (z, y, x).
 
     Raises:
-        Whatever a predictor raises; the others stop.
+        ValueError: no predictor, or a batch under 1. What a predictor raises is raised, too.
     """
     if batch < 1 or not predictors:
         raise ValueError(f"{len(predictors)} predictors, batches of {batch}")
     padded, inside = pad_to_tile(np.asarray(volume, np.float32), tile)
     if mask is not None:
-        wanted = np.zeros(padded.shape[:3], bool)
-        wanted[inside] = mask
-        mask = wanted
+        padded_mask = np.zeros(padded.shape[:3], bool)
+        padded_mask[inside] = mask
+        mask = padded_mask
     corners = window_corners(padded.shape[:3], tile, stride, mask)
     weights = window_weights(tile, smooth)
-    total, weight = np.zeros(padded.shape[:3], np.float32), np.zeros(padded.shape[:3], np.float32)
+    scratch = np.empty_like(weights)
+    total = np.zeros(padded.shape[:3], np.float32)
+    weight = np.zeros(padded.shape[:3], np.float32)
     done = 0
     lock = threading.Lock()
 
-    scratch = np.empty_like(weights)
-
-    def add(group: Sequence[tuple[int, ...]], predictions: np.ndarray) -> None:
+    def predict(predictor: Predictor, group: Sequence[Corner]) -> None:
         nonlocal done
+        predictions = predictor(np.stack([padded[window_at(c, tile)] for c in group]))
         with lock:
             for corner, prediction in zip(group, predictions, strict=True):
-                where = window_at(corner, tile)
-                total[where] += np.multiply(prediction, weights, out=scratch)
-                weight[where] += weights
+                window = window_at(corner, tile)
+                total[window] += np.multiply(prediction, weights, out=scratch)
+                weight[window] += weights
             done += len(group)
             if progress:
                 progress(done, len(corners))
-
-    def predict(predictor: Predictor, group: Sequence[tuple[int, ...]]) -> None:
-        add(group, predictor(np.stack([padded[window_at(corner, tile)] for corner in group])))
 
     _share(list(batches(corners, batch, len(predictors))), predictors, predict)
     np.divide(total, weight, out=total, where=weight > 0)
@@ -140,44 +147,32 @@ def enhance_windows(
 
 
 def _share(
-    groups: Sequence[Sequence[tuple[int, ...]]],
+    groups: Sequence[Sequence[Corner]],
     predictors: Sequence[Predictor],
-    predict: Callable[[Predictor, Sequence[tuple[int, ...]]], None],
+    predict: Callable[[Predictor, Sequence[Corner]], None],
 ) -> None:
-    """Each predictor takes the next group as soon as it is free. A single one works in this thread, where Ctrl-C reaches it at
-    once."""
+    """Give each predictor the next group as soon as it is free.
+
+    A single predictor works in this thread, where Ctrl-C reaches it at once.
+    """
     if len(predictors) == 1:
         for group in groups:
             predict(predictors[0], group)
         return
-    waiting: queue.SimpleQueue[Sequence[tuple[int, ...]]] = queue.SimpleQueue()
-    for group in groups:
-        waiting.put(group)
-    failures: list[BaseException] = []
-    stop = threading.Event()
+    free: queue.SimpleQueue[Predictor] = queue.SimpleQueue()
+    for predictor in predictors:
+        free.put(predictor)
 
-    def work(predictor: Predictor) -> None:
+    def run(group: Sequence[Corner]) -> None:
+        predictor = free.get()
         try:
-            while not stop.is_set():
-                try:
-                    group = waiting.get_nowait()
-                except queue.Empty:  # all of them are taken
-                    return
-                predict(predictor, group)
-        except BaseException as error:
-            failures.append(error)
-            stop.set()
+            predict(predictor, group)
+        finally:
+            free.put(predictor)
 
-    threads = [
-        threading.Thread(target=work, args=(predictor,), daemon=True) for predictor in predictors
-    ]
-    for thread in threads:
-        thread.start()
+    pool = ThreadPoolExecutor(len(predictors))
     try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # Ctrl-C comes to this thread: the others end after their window
-        stop.set()
-        raise
-    if failures:
-        raise failures[0]
+        for finished in as_completed([pool.submit(run, group) for group in groups]):
+            finished.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

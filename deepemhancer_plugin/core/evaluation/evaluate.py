@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin import __version__
+from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.evaluation.halfmaps import HalfMapFsc, half_map_fsc
 from deepemhancer_plugin.core.evaluation.metrics import soft_mask

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin import __version__
+from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.localres.arguments import (
     prepare_device,

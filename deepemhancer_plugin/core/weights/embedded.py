@@ -1,21 +1,24 @@
-"""The weights that come with the package, or that `deepemhancer train` wrote."""
+"""The weights that come with the package, and those that `deepemhancer train` wrote."""
 
 import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from deepemhancer_plugin.core.backend import import_keras
 from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.noise.directions import Views
+from deepemhancer_plugin.core.noise.normalization import NoiseStats
+from deepemhancer_plugin.core.weights.model import Predictor
 from deepemhancer_plugin.core.weights.networks import (
-    UNREADABLE,
     Architecture,
+    load_architecture,
     load_weights,
-    not_ours,
 )
+from deepemhancer_plugin.core.weights.prepare import network_input, network_input_in_mask
 
 FOLDER = Path(__file__).parent / "models"
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -23,61 +26,100 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """Weights of the embedded network in a file; the network itself is built when it is asked for."""
+    """Weights of this package's networks in a file; a `weights.model.Model`.
+
+    The network is built when it is asked for.
+
+    Attributes:
+        name: of the weights.
+        path: of the file.
+        tile: edge of the windows in voxels of 1 A: what the network was trained on.
+    """
 
     name: str
     path: str
+    tile: int = 64
     kind = "embedded"
-    tile = 64  # what it was trained on,
-    stride = (
-        48  # and how far apart the windows are: closer ones change no metric (docs/benchmarks.md)
-    )
-    agree = True  # several orientations have to (orientations.py), and a map in which it sees no molecule comes out empty (enhance.py)
 
     @cached_property
     def sha256(self) -> str:
+        """SHA-256 of the file."""
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
     @cached_property
     def architecture(self) -> Architecture:
-        return _architecture(self.path)
+        """The network's architecture, as the file states it."""
+        return load_architecture(self.path)
 
     @property
-    def channels(self) -> int:
-        return self.architecture.channels
+    def published(self) -> bool:
+        """Whether it is the published network, trained by this package."""
+        return self.architecture.kind == "published"
 
     @property
-    def normalization(self) -> str:
-        """ "noise" or "mask", as OfficialModel says it."""
+    def stride(self) -> int:
+        """Distance between windows in voxels; closer ones of the embedded network change nothing."""
+        return 16 if self.published else 48
+
+    @property
+    def normalization(self) -> Literal["noise", "mask"]:
+        """What the input is normalised by."""
         return self.architecture.normalization
 
     @property
-    def fades(self) -> bool:
-        """Whether the amplitudes of what it is not sure of are to be raised (amplitudes.py)."""
-        return self.architecture.answer == "median"
+    def prediction(self) -> Literal["mean", "median", "map"]:
+        """What stands in the output where the network is not sure."""
+        return "map" if self.published else self.architecture.prediction
 
-    def predictor(
-        self, precision: str = "float32", device: str | None = None
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        """The network as a function from windows (n, tile, tile, tile, channels) to (n, tile, tile, tile), float32. Imports Keras."""
-        import keras
+    @property
+    def narrow_precision(self) -> str:
+        """The arithmetic on CPUs that are faster with narrow numbers."""
+        return "bfloat16"
 
+    def prepare(
+        self,
+        volume: np.ndarray,
+        sampling_rate: float,
+        noise: NoiseStats | None,
+        mask: np.ndarray | None,
+        views: Views | None = None,
+    ) -> np.ndarray:
+        """Make what the network is shown: (z, y, x, channels) at 1 A/voxel."""
+        channels, compress = self.architecture.channels, self.architecture.compressed
+        if noise is not None:
+            return network_input(volume, sampling_rate, noise, channels, compress, views)
+        if mask is None:
+            raise InputError(f"{self.path}: these weights need a mask")
+        return network_input_in_mask(volume, sampling_rate, mask, channels, compress, views)
+
+    def predictor(self, precision: str = "float32", device: str | None = None) -> Predictor:
+        """Build the network as a function from windows (n, z, y, x, channels) to (n, z, y, x).
+
+        Args:
+            precision: "float32", "bfloat16" or "float16".
+            device: as Keras's backend calls it; None: the backend's choice.
+
+        Raises:
+            InputError: another precision, or a damaged file.
+        """
         if precision not in POLICIES:
             raise InputError(
                 f"precision {precision}: one of {', '.join(POLICIES)} is right for these weights"
             )
+        keras = import_keras()
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(POLICIES[precision])
         try:
             with keras.device(device):
-                model = load_weights(self.path)[0].model
+                network = load_weights(self.path)[0].model
         finally:
             keras.config.set_dtype_policy(before)
-        call = model.predict_on_batch
+        call = network.predict_on_batch
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            call = tf.function(model)  # frees memory as it goes, and has less to do for each window
+            # Frees memory as it goes, and has less to do for each window.
+            call = tf.function(network)
 
         def predict(windows: np.ndarray) -> np.ndarray:
             with keras.device(device):
@@ -86,32 +128,16 @@ class EmbeddedModel:
         return predict
 
 
-class PublishedModel(EmbeddedModel):
-    """Weights of the published network that `deepemhancer train --network published` wrote."""
-
-    stride = 16  # the published program's
-    agree = False
-
-
-def _architecture(path: str) -> Architecture:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return Architecture.from_dict(json.loads(str(data["architecture"])))
-    except UNREADABLE as error:
-        raise not_ours(path, error) from error
-
-
 def load_embedded(variant: str) -> EmbeddedModel:
-    """The package's weights for `variant`. InputError where it has none."""
+    """Give the package's weights of a name. InputError where it has none."""
     path = FOLDER / f"{variant}.npz"
     if not path.is_file():
-        raise InputError(
-            f"no embedded weights named {variant}: {', '.join(sorted(p.stem for p in FOLDER.glob('*.npz')))} are there"
-        )
+        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.npz")))
+        raise InputError(f"no embedded weights named {variant}: {names} are there")
     return EmbeddedModel(variant, str(path))
 
 
 def load_file(path: str) -> EmbeddedModel:
-    """Weights that `deepemhancer train` wrote. InputError when the file is none of ours."""
-    model = PublishedModel if _architecture(path).kind == "published" else EmbeddedModel
-    return model(Path(path).stem, path)
+    """Give the weights that `deepemhancer train` wrote. InputError when the file is none of ours."""
+    load_architecture(path)
+    return EmbeddedModel(Path(path).stem, path)
