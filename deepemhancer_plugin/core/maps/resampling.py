@@ -15,9 +15,9 @@ def resampled_shape(
     """Give the box (z, y, x) that covers the same volume at nearly another sampling rate.
 
     Args:
-        shape: box of the map in voxels.
-        sampling_rate: its sampling rate in A/voxel.
-        target_rate: the wanted one in A/voxel.
+        shape: Box of the map in voxels.
+        sampling_rate: Its sampling rate in A/voxel.
+        target_rate: The wanted one in A/voxel.
 
     Returns:
         The box in voxels, at least one along each axis.
@@ -33,9 +33,9 @@ def resample(volume: np.ndarray, shape: tuple[int, ...], workers: int = -1) -> n
     than one is complex at a time.
 
     Args:
-        volume: the map (z, y, x).
-        shape: the new box (z, y, x).
-        workers: threads of the Fourier transforms; -1: every core.
+        volume: The map (z, y, x).
+        shape: The new box (z, y, x).
+        workers: Threads of the Fourier transforms; -1: every core.
 
     Returns:
         The map on the new grid, float32; voxel (0, 0, 0) is where it was.
@@ -67,8 +67,8 @@ def resample_density(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     the solvent, and no mask would be tight.
 
     Args:
-        volume: the map (z, y, x).
-        shape: the new box (z, y, x).
+        volume: The map (z, y, x).
+        shape: The new box (z, y, x).
 
     Returns:
         As `resample`, but zero farther than two voxels of the coarser grid from all that is not
@@ -88,8 +88,8 @@ def resample_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Sample a boolean mask (z, y, x) on another grid, by the nearest voxel: without ringing.
 
     Args:
-        mask: the mask.
-        shape: the new box (z, y, x) over the same volume.
+        mask: The mask.
+        shape: The new box (z, y, x) over the same volume.
 
     Returns:
         The mask on the new grid; voxel (0, 0, 0) is where it was.

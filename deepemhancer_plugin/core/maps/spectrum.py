@@ -18,8 +18,8 @@ def shell_slabs(shape: tuple[int, ...], rate: float = 1.0) -> Iterator[tuple[sli
     """Number the shells of the half spectrum of a map, some planes at a time.
 
     Args:
-        shape: box of the map (z, y, x).
-        rate: sampling rate in A/voxel.
+        shape: Box of the map (z, y, x).
+        rate: Sampling rate in A/voxel.
 
     Yields:
         A slice of planes along z, and the shell of each of their coefficients.
@@ -33,7 +33,7 @@ def conjugate_weights(shape: tuple[int, ...]) -> np.ndarray:
     """Count the coefficients of the whole spectrum that those of the half spectrum stand for.
 
     Args:
-        shape: box of the map (z, y, x).
+        shape: Box of the map (z, y, x).
 
     Returns:
         1 or 2 for each index along x (nx // 2 + 1), float32.
@@ -49,9 +49,9 @@ def radial_mean(values: np.ndarray, shape: tuple[int, ...], rate: float = 1.0) -
     """Average values over each shell of Fourier space.
 
     Args:
-        values: real numbers on the half spectrum (nz, ny, nx // 2 + 1).
-        shape: box of the map (z, y, x).
-        rate: sampling rate in A/voxel.
+        values: Real numbers on the half spectrum (nz, ny, nx // 2 + 1).
+        shape: Box of the map (z, y, x).
+        rate: Sampling rate in A/voxel.
 
     Returns:
         The mean of each shell; shell i lies at i times `shell_width`.
@@ -74,7 +74,7 @@ def shell_matrix(edge: int) -> np.ndarray:
     every backend has it.
 
     Args:
-        edge: edge of the cube in voxels.
+        edge: Edge of the cube in voxels.
 
     Returns:
         Float32 (coefficients of the half spectrum, shells from 0 to Nyquist).
@@ -104,9 +104,9 @@ def fit_b_factor(
 
     Args:
         square: 1 / d^2 of each shell, 1/A^2.
-        log_amplitude: natural logarithm of its amplitude.
-        high: finest resolution of the fit in A.
-        low: coarsest resolution of the fit in A.
+        log_amplitude: Natural logarithm of its amplitude.
+        high: Finest resolution of the fit in A.
+        low: Coarsest resolution of the fit in A.
 
     Returns:
         B in A^2: positive where contrast is lost, about zero or negative where the map was
@@ -140,8 +140,8 @@ def find_low_pass(volume: np.ndarray, rate: float) -> float | None:
     finds 22 of 31 of order 12 and 1 of 32 of order 8. A mask after the filter hides it.
 
     Args:
-        volume: the map (z, y, x).
-        rate: sampling rate in A/voxel.
+        volume: The map (z, y, x).
+        rate: Sampling rate in A/voxel.
 
     Returns:
         The frequency in 1/A, rather too low than too high; None where the map goes on to Nyquist.
@@ -170,9 +170,9 @@ def find_low_pass_of_halves(half1: np.ndarray, half2: np.ndarray, rate: float) -
     whatever its power.
 
     Args:
-        half1: the first half map.
-        half2: the second one.
-        rate: sampling rate in A/voxel.
+        half1: The first half map.
+        half2: The second one.
+        rate: Sampling rate in A/voxel.
 
     Returns:
         The frequency in 1/A, or None.
@@ -206,9 +206,9 @@ def fsc(first: np.ndarray, second: np.ndarray, rate: float = 1.0) -> tuple[np.nd
     Harauz & van Heel 1986, Optik 73, 146.
 
     Args:
-        first: a map (z, y, x).
-        second: another on the same grid.
-        rate: sampling rate in A/voxel.
+        first: A map (z, y, x).
+        second: Another on the same grid.
+        rate: Sampling rate in A/voxel.
 
     Returns:
         The frequencies in 1/A from 0 to Nyquist, and the correlation at each.
@@ -228,8 +228,8 @@ def resolution(frequency: np.ndarray, curve: np.ndarray, threshold: float) -> fl
     """Find the resolution where an FSC curve first falls under a threshold.
 
     Args:
-        frequency: frequencies in 1/A, as of `fsc`.
-        curve: the correlation at each.
+        frequency: Frequencies in 1/A, as of `fsc`.
+        curve: The correlation at each.
         threshold: 0.143 for half maps, 0.5 for a map and a model.
 
     Returns:
@@ -253,8 +253,8 @@ def flattening_gain(map_power: np.ndarray, width: float) -> np.ndarray:
     """Compute the gain that makes a map's amplitudes equal, as far as LARGEST_GAIN allows.
 
     Args:
-        map_power: mean |F|^2 of each shell.
-        width: distance of the shells in 1/A.
+        map_power: Mean |F|^2 of each shell.
+        width: Distance of the shells in 1/A.
 
     Returns:
         The gain of each shell.
@@ -271,9 +271,9 @@ def flatten_spectrum(volume: np.ndarray, degree: float, workers: int = -1) -> np
     """Flatten the radial amplitudes of a map and take out its mean.
 
     Args:
-        volume: the map (z, y, x) at 1 A/voxel.
-        degree: exponent of `flattening_gain`: 0 not at all, 1 wholly.
-        workers: threads of the Fourier transforms; -1: every core.
+        volume: The map (z, y, x) at 1 A/voxel.
+        degree: Exponent of `flattening_gain`: 0 not at all, 1 wholly.
+        workers: Threads of the Fourier transforms; -1: every core.
 
     Returns:
         The flattened map.
@@ -293,8 +293,8 @@ def flatten_and_scale(volume: np.ndarray, workers: int = -1) -> np.ndarray:
     hardly depends on how much solvent is in the box.
 
     Args:
-        volume: the map (z, y, x) at 1 A/voxel.
-        workers: threads of the Fourier transforms; -1: every core.
+        volume: The map (z, y, x) at 1 A/voxel.
+        workers: Threads of the Fourier transforms; -1: every core.
 
     Returns:
         The flattened map, without unit.

@@ -88,8 +88,8 @@ def helix(rise: float, twist: float) -> list[Operator]:
     """Give the operators to the neighbouring subunits of a helix, the identity first.
 
     Args:
-        rise: along z, A.
-        twist: degrees; positive is right-handed.
+        rise: Along z, A.
+        twist: Degrees; positive is right-handed.
 
     Returns:
         The operators of HELICAL_NEIGHBOURS subunits on either side.
