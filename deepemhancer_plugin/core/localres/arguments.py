@@ -72,7 +72,7 @@ def read_or_make_mask(
             source = mask.path
         else:
             source = "array" if isinstance(mask, np.ndarray) else os.fspath(mask)
-        origin = source
+        origin = "given" if isinstance(mask, np.ndarray) else source
     percent = 100 * inside.mean()
     logger.info("mask: %s, %d voxels, %.1f %% of the box", origin, inside.sum(), percent)
     return inside, source

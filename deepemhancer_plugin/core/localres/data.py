@@ -68,9 +68,7 @@ class LabelledVolume:
     inside: np.ndarray
 
 
-def place_in_box(
-    molecule: Molecule, rng: np.random.Generator, span: Range, edge: int
-) -> Molecule:
+def place_in_box(molecule: Molecule, rng: np.random.Generator, span: Range, edge: int) -> Molecule:
     """Place a sharp copy of a molecule in a box, in a random pose.
 
     Args:

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import fft
 
-from deepemhancer_plugin import __version__
-from deepemhancer_plugin.core.devices import Devices, cpu_cores
+from deepemhancer_plugin.core.devices import Devices, cpu_cores, select_devices
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.localres.arguments import (
     prepare_device,
@@ -39,6 +38,7 @@ from deepemhancer_plugin.core.localres.statistics import summarize
 from deepemhancer_plugin.core.maps.filters import apply_gain, shell_width
 from deepemhancer_plugin.core.maps.mrc import Map, MapLike, as_map, as_mask
 from deepemhancer_plugin.core.maps.spectrum import resolution
+from deepemhancer_plugin.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +275,8 @@ def judge_output(
             halves,
             mask=inside,
             sampling_rate=sampling_rate,
-            device=device,
+            # The log has the device already.
+            device=device if isinstance(device, Devices) else select_devices(device),
             progress=progress,
         )
     return {

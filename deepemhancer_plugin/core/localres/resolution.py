@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.localres.arguments import (
     prepare_device,
@@ -26,6 +25,7 @@ from deepemhancer_plugin.core.localres.predict import (
 )
 from deepemhancer_plugin.core.localres.statistics import summarize
 from deepemhancer_plugin.core.maps.mrc import Map, MapLike, as_map, write_map
+from deepemhancer_plugin.version import __version__
 
 logger = logging.getLogger(__name__)
 
