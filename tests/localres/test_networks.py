@@ -1,4 +1,4 @@
-"""The networks for local resolution and their files, and their use on maps with random weights."""
+"""The networks for local resolution, and their files."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ from random_localres import WIDTHS, random_network
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres import predict
-from deepemhancer_plugin.core.localres.data import low_pass_to
 from deepemhancer_plugin.core.localres.inputs import BANDS, RANGES, SPREADS
 from deepemhancer_plugin.core.localres.networks import (
     Dense,
@@ -21,18 +20,6 @@ from deepemhancer_plugin.core.weights import networks as enhancing
 @pytest.fixture(scope="module")
 def dense():
     return random_network("dense")
-
-
-@pytest.fixture(scope="module")
-def volume():
-    return low_pass_to(np.random.default_rng(0).standard_normal((64, 68, 72), np.float32), 1, 4)
-
-
-@pytest.fixture(scope="module")
-def mask(volume):
-    inside = np.zeros(volume.shape, bool)
-    inside[28:36, 28:40, 30:42] = True
-    return inside
 
 
 def test_new_networks_say_the_middle_of_their_range():
@@ -123,66 +110,6 @@ def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no such network"):
         predict.load_network("2.0")
-
-
-def test_values_are_in_the_mask_alone_and_in_the_range(dense, volume, mask):
-    found = predict.predict_resolution(volume, mask, 1.0, dense)
-    assert found.shape == volume.shape and found.dtype == np.float32
-    assert np.all(found[~mask] == 0) and found[mask].min() >= 2.5 and found[mask].max() <= 13
-    assert found[mask].std() > 0.01
-
-
-def test_scale_and_level_of_the_map_do_not_matter(dense, volume, mask):
-    found = predict.predict_resolution(volume, mask, 1.0, dense)
-    np.testing.assert_allclose(
-        predict.predict_resolution(1000 * volume + 300, mask, 1.0, dense), found, rtol=1e-2
-    )
-
-
-def test_slabs_give_what_the_whole_map_gives(dense, volume, mask, monkeypatch):
-    found = predict.predict_resolution(volume, mask, 1.0, dense)
-    monkeypatch.setattr(predict, "BLOCKS_AT_A_TIME", 1)
-    np.testing.assert_allclose(
-        predict.predict_resolution(volume, mask, 1.0, dense), found, rtol=1e-4
-    )
-
-
-def test_result_moves_with_the_map(dense, volume, mask):
-    found = predict.predict_resolution(volume, mask, 1.0, dense)
-    shift = (3, -4, 2)  # the 24 voxels around the mask stay in the box
-    moved = predict.predict_resolution(
-        np.roll(volume, shift, (0, 1, 2)), np.roll(mask, shift, (0, 1, 2)), 1.0, dense
-    )
-    np.testing.assert_allclose(moved, np.roll(found, shift, (0, 1, 2)), rtol=1e-3)
-
-
-def test_mask_at_the_edge_of_the_box(dense, volume):
-    everywhere = np.ones(volume.shape, bool)
-    assert np.all(predict.predict_resolution(volume, everywhere, 1.0, dense) >= 2.5)
-
-
-@pytest.mark.parametrize("rate", [0.8, 1.6])
-def test_other_sampling_rates_come_back_on_the_maps_grid(dense, volume, mask, rate):
-    found = predict.predict_resolution(volume, mask, rate, dense)
-    assert found.shape == volume.shape and np.array_equal(found > 0, mask)
-    assert found[mask].min() >= max(2.5, 2 * rate) - 1e-5
-
-
-def test_sliding_windows_see_the_box_around_each_voxel(volume, mask):
-    network = random_network("published")
-    found = predict.predict_resolution(volume, mask, 1.0, network)
-    level = np.median(volume[~mask])
-    for z, y, x in np.argwhere(mask)[::197]:
-        box = volume[z - 6 : z + 7, y - 6 : y + 7, x - 6 : x + 7] - level
-        alone = float(np.asarray(network.model((box / np.linalg.norm(box))[None, ..., None]))[0, 0])
-        assert found[z, y, x] == pytest.approx(np.clip(alone, 2.5, 13), rel=1e-4)
-
-
-def test_mask_of_another_box_and_empty_mask_are_errors(dense, volume, mask):
-    with pytest.raises(InputError, match="differ in box"):
-        predict.predict_resolution(volume, mask[1:], 1.0, dense)
-    with pytest.raises(InputError, match="empty"):
-        predict.predict_resolution(volume, np.zeros_like(mask), 1.0, dense)
 
 
 def test_reach_is_what_a_block_sees(dense):
