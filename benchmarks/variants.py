@@ -29,7 +29,7 @@ from deepemhancer_plugin.core.training.train import (
     PUBLISHED_SETTINGS,
     Settings,
     Trainer,
-    validation_set,
+    make_validation_set,
 )
 from deepemhancer_plugin.core.weights.networks import Architecture
 
@@ -90,12 +90,14 @@ class Shared:
     """The pool's interface for a Trainer."""
 
     def __init__(self, pool: Pool, view: View):
-        self._pool, self._view, self.filled = pool, view, pool.filled
+        self._pool = pool
+        self._view = view
+        self.count_made = pool.count_made
 
-    def batch(
+    def draw_batch(
         self, count: int, edge: int, rng: np.random.Generator, blur: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = self._pool.batch(count, edge, rng, blur)
+        inputs, targets = self._pool.draw_batch(count, edge, rng, blur)
         return self._view(inputs), targets
 
 
@@ -291,7 +293,7 @@ def main() -> int:
     with Pool(
         train_on, settings.pool, max(settings.edges), 2, settings.workers, settings.seed
     ) as pool:
-        validation = validation_set(held_out, settings)
+        validation = make_validation_set(held_out, settings)
         pool.wait(settings.pool)  # the first variant has no fewer cubes than the last
         quality = on_maps(Path(a.reconstructions)) if a.reconstructions else None
         for name in names:

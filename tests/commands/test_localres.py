@@ -7,7 +7,6 @@ import pytest
 from sharp_protein import add_noise, sharp_map
 
 from deepemhancer_plugin.core.commands.main import main
-from deepemhancer_plugin.core.localres import predict
 from deepemhancer_plugin.core.localres.data import low_pass_to
 from deepemhancer_plugin.core.localres.statistics import summarize
 from deepemhancer_plugin.core.maps import mrc
@@ -107,26 +106,3 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, capsys, change, said):
     error = capsys.readouterr().err.strip()
     assert error.startswith("deepemhancer: error:") and "\n" not in error and said in error
     assert sorted(files.iterdir()) == before
-
-
-def test_training_command_without_data_takes_synthetic_proteins(tmp_path):
-    assert (
-        main(
-            [
-                "localres-train",
-                "-o",
-                str(tmp_path),
-                "--steps",
-                "2",
-                "--edge",
-                "32",
-                "--pool",
-                "8",
-                "--validateEvery",
-                "2",
-            ]
-        )
-        == 0
-    )
-    assert predict.load_network(str(tmp_path / "weights.npz")).span.rate == 1.0
-    assert main(["localres-train", "-o", str(tmp_path), "--edge", "30"]) == 1

@@ -1,4 +1,4 @@
-"""LocScale against its definition, voxel by voxel in float64, and on maps whose scaled form is known."""
+"""LocScale against its definition in float64, and on maps whose scaled form is known."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,15 @@ from deepemhancer_plugin.core.maps import spectrum
 from deepemhancer_plugin.core.simulation import from_structure
 from deepemhancer_plugin.core.simulation.molecule import compute_potential, mask_atoms
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
-from deepemhancer_plugin.core.training.locscale import locscale, profiles
+from deepemhancer_plugin.core.training.locscale import measure_profiles, scale_locally
 
 
 def by_definition(volume, reference, voxel, edge):
-    """The scaled map at one voxel: windows cut out, Fourier transformed, profiles divided, the central voxel of the inverse transform."""
+    """The scaled map at one voxel.
+
+    Windows are cut out and Fourier transformed, their profiles divided, and the central voxel of
+    the inverse transform is kept.
+    """
     half = edge // 2
     index = np.ix_(
         *(np.arange(v - half, v + half + 1) % n for v, n in zip(voxel, volume.shape, strict=True))
@@ -30,7 +34,7 @@ def by_definition(volume, reference, voxel, edge):
 
 @pytest.fixture(scope="module")
 def protein():
-    """Model map, the same with a loss of contrast that grows along z plus noise, and the molecule's mask."""
+    """A model map, a noisy one whose contrast falls along z, and the molecule's mask."""
     molecule = from_structure(build_protein())
     shape = (64, 60, 66)
     molecule.positions[:] += np.array(shape[::-1]) / 2 - molecule.positions.mean(0)
@@ -74,7 +78,7 @@ def test_voxels_are_those_of_the_definition(protein, edge, step, tolerance):
         part = np.zeros_like(inside)
         part[28:33, 26:30, 30:34] = True
         inside = inside & part
-    got = locscale(volume, model, inside, edge, step)
+    got = scale_locally(volume, model, inside, edge, step)
     assert got.dtype == np.float32 and not got[~inside].any()
     voxels = np.argwhere(inside)[
         np.random.default_rng(1).choice(int(inside.sum()), 40, replace=False)
@@ -92,19 +96,19 @@ def test_windows_wrap_at_the_border(protein):
         * 0.01
         * volume.std()
     )
-    got = locscale(volume + noise, model, inside, 15, 2)
+    got = scale_locally(volume + noise, model, inside, 15, 2)
     voxel = (0, model.shape[1] - 2, 5)  # of the coarse grid: nothing is interpolated
     assert got[voxel] == pytest.approx(by_definition(volume + noise, model, voxel, 15), rel=1e-3)
 
 
 def test_a_factor_is_taken_out_exactly(protein):
     model, _, inside = protein
-    got = locscale(0.01 * model, model, inside)
+    got = scale_locally(0.01 * model, model, inside)
     np.testing.assert_allclose(got[inside], model[inside], atol=1e-4 * model.max())
 
 
 def test_waves_of_two_shells_are_scaled_by_the_ratio_of_their_amplitudes():
-    """Closed form: periods that fit the window have the same amplitude in every window, whatever their phase."""
+    """Closed form: waves whose periods fit the window have the same amplitude in each window."""
     edge, n = 15, 45
     z, y, x = np.meshgrid(*[np.arange(n)] * 3, indexing="ij")
     volume = 2.0 * np.cos(2 * np.pi * 3 * z / edge + 0.4) + 0.5 * np.cos(
@@ -116,7 +120,7 @@ def test_waves_of_two_shells_are_scaled_by_the_ratio_of_their_amplitudes():
     expected = 3.0 * np.cos(2 * np.pi * 3 * z / edge + 0.4) + 4.0 * np.cos(
         2 * np.pi * 6 * x / edge - 1
     )
-    got = locscale(volume.astype(np.float32), reference.astype(np.float32), inside, edge)
+    got = scale_locally(volume.astype(np.float32), reference.astype(np.float32), inside, edge)
     np.testing.assert_allclose(got[inside], expected[inside], atol=2e-4)
 
 
@@ -125,7 +129,7 @@ def test_profile_of_white_noise_is_flat():
     corners = np.stack(np.meshgrid(*[np.arange(0, 75, 25)] * 3), -1).reshape(
         -1, 3
     )  # independent windows
-    curve = profiles(noise, corners, 25).mean(0)
+    curve = measure_profiles(noise, corners, 25).mean(0)
     # The mean amplitude of complex Gaussian coefficients of power N is sqrt(pi N) / 2.
     np.testing.assert_allclose(curve[3:], np.sqrt(np.pi * 25**3) / 2, rtol=0.04)
     assert curve[0] == pytest.approx(
@@ -137,10 +141,13 @@ def test_profile_of_white_noise_is_flat():
     ("b", "correlation", "finest", "tolerance"), [(60.0, 0.99, 4.6, 0.05), (150.0, 0.94, 5.5, 0.08)]
 )
 def test_a_radial_loss_of_contrast_is_restored(protein, b, correlation, finest, tolerance):
-    """Map = model times a Gaussian in Fourier space: the model comes back, as far as the leakage of a window with hard edges lets it."""
+    """Of a model times a Gaussian in Fourier space the model comes back.
+
+    It does so as far as the leakage of a window with hard edges lets it.
+    """
     model, _, inside = protein
     volume = blurred(model, b)
-    got = locscale(volume, model, inside)
+    got = scale_locally(volume, model, inside)
     before, after = (np.corrcoef(v[inside], model[inside])[0, 1] for v in (volume, got))
     assert after > correlation and 1 - after < 0.25 * (1 - before)
     ratio = np.sqrt(
@@ -154,5 +161,5 @@ def test_a_radial_loss_of_contrast_is_restored(protein, b, correlation, finest, 
 def test_an_even_window_has_no_central_voxel(protein):
     model, volume, inside = protein
     with pytest.raises(ValueError, match="odd"):
-        locscale(volume, model, inside, 24)
-    assert not locscale(volume, model, np.zeros_like(inside)).any()
+        scale_locally(volume, model, inside, 24)
+    assert not scale_locally(volume, model, np.zeros_like(inside)).any()

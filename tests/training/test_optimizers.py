@@ -13,7 +13,7 @@ def stepped(name, shape, gradient, steps=1):
     import keras
 
     variable = keras.Variable(np.zeros(shape, np.float32))
-    optimizer = optimizers.make(name, RATE, 0.99)
+    optimizer = optimizers.make_optimizer(name, RATE, 0.99)
     for _ in range(steps):
         optimizer.apply([keras.ops.convert_to_tensor(gradient.astype(np.float32))], [variable])
     return np.asarray(variable, np.float64)
@@ -22,7 +22,10 @@ def stepped(name, shape, gradient, steps=1):
 @pytest.mark.parametrize("features", [(16, 24), (40, 16)])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_muon_moves_a_kernel_along_all_directions_alike(features, steps):
-    """By orthogonal matrices: U V^T of the gradient's singular vectors, whatever the singular values; five Newton-Schulz steps come near it."""
+    """By orthogonal matrices: U V^T of the gradient's singular vectors.
+
+    Five Newton-Schulz steps come near it, whatever the singular values.
+    """
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(27 * features[0], features[1])) * np.geomspace(1, 0.1, features[1])
     u, _, vt = np.linalg.svd(matrix, full_matrices=False)

@@ -1,20 +1,29 @@
 """`deepemhancer localres-train`: a network of `localres`, trained on maps simulated on the fly."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from deepemhancer_plugin.core.commands.terminal import log
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.files import make_folder
 
+if TYPE_CHECKING:
+    from deepemhancer_plugin.core.simulation import Molecule
 
-def main(arguments: Sequence[str]) -> int:
-    """`deepemhancer localres-train -o DIR`"""
+PROTEINS = 12  # synthetic ones, where no structures are given,
+HELD_OUT_PROTEINS = 2  # and how many of them validate
+CALIBRATION_MOLECULES = 16  # at most
+LEAST = {"steps": 1, "minutes": 0.01, "batch": 1, "rate": 1e-9, "validateEvery": 1, "pool": 8}
+
+
+def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         "deepemhancer localres-train",
-        description="Train a network of `localres` on maps simulated on the fly. Stopped and "
-        "run again, it goes on from its checkpoint.",
+        description="Train a network of `localres` on maps simulated on the fly. Stopped and run "
+        "again, it goes on from its checkpoint.",
     )
     p.add_argument(
         "-o",
@@ -26,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     p.add_argument(
         "--structures",
         metavar="DIR",
-        help="atomic models (PDB, mmCIF, .gz), with index.tsv (columns file, split) if there is one "
-        "(default: the built-in synthetic proteins)",
+        help="atomic models (PDB, mmCIF, .gz), with index.tsv (columns file, split) if there is "
+        "one (default: the built-in synthetic proteins)",
     )
     p.add_argument(
         "--network",
@@ -41,11 +50,11 @@ def main(arguments: Sequence[str]) -> int:
         default="dense",
         help="ours or the paper's (default: %(default)s)",
     )
-    p.add_argument("--steps", type=int, default=20000)
+    p.add_argument("--steps", type=int, default=20000, help="(default: %(default)s)")
     p.add_argument(
         "--minutes",
         type=float,
-        default=float("inf"),
+        default=math.inf,
         help="stop after that many minutes, earlier runs included",
     )
     p.add_argument(
@@ -65,38 +74,52 @@ def main(arguments: Sequence[str]) -> int:
         help="volumes held in memory, four of a pose (default: %(default)s)",
     )
     p.add_argument("--validateEvery", type=int, default=500, help="steps (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0)
-    a = p.parse_args(arguments)
+    p.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    return p
+
+
+def _check(a: argparse.Namespace) -> None:
     if a.edge < 32 or a.edge % 4:
         raise InputError(f"--edge {a.edge}: a multiple of 4 from 32 on is right")
-    for name, low in (
-        ("steps", 1),
-        ("minutes", 0.01),
-        ("batch", 1),
-        ("rate", 1e-9),
-        ("validateEvery", 1),
-        ("pool", 8),
-    ):
-        if not getattr(a, name) >= low:
-            raise InputError(f"--{name} {getattr(a, name)}: at least {low} is needed")
-    from deepemhancer_plugin.core.localres.train import Settings, Trainer
+    for flag, least in LEAST.items():
+        if not getattr(a, flag) >= least:
+            raise InputError(f"--{flag} {getattr(a, flag)}: at least {least} is needed")
+
+
+def _read_molecules(structures: str | None) -> dict[str, list["Molecule"]]:
+    """The molecules to train and to validate on."""
     from deepemhancer_plugin.core.simulation import from_structure, read_molecule
     from deepemhancer_plugin.core.simulation.synthetic import build_protein
     from deepemhancer_plugin.core.training.structures import split_structures
 
-    folder = make_folder(a.output)
-    if a.structures:
-        molecules = {
-            split: [read_molecule(f) for f in files]
-            for split, files in split_structures(Path(a.structures)).items()
-            if split != "test"
+    if structures is None:
+        proteins = [from_structure(build_protein(seed)) for seed in range(PROTEINS)]
+        return {
+            "train": proteins[:-HELD_OUT_PROTEINS],
+            "validation": proteins[-HELD_OUT_PROTEINS:],
         }
-    else:
-        every = [from_structure(build_protein(seed)) for seed in range(12)]
-        molecules = {"train": every[:10], "validation": every[10:]}
+    files = split_structures(Path(structures))
+    return {split: [read_molecule(f) for f in files[split]] for split in ("train", "validation")}
+
+
+def _report(entry: dict[str, Any]) -> None:
     log(
-        f"{len(molecules['train'])} structures to train on, {len(molecules['validation'])} held out"
+        f"step {entry['step']}, {entry['minutes']:.1f} min: loss {entry['loss']:.4f}; "
+        f"held out, per cent of the resolution: bias {entry['bias']:+.1f}, "
+        f"mean absolute error {entry['mae']:.1f}, root mean square {entry['rms']:.1f}"
     )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `deepemhancer localres-train -o DIR` and return the exit status."""
+    a = _parser().parse_args(arguments)
+    _check(a)
+    from deepemhancer_plugin.core.localres.train import Settings, Trainer
+
+    folder = make_folder(a.output)
+    molecules = _read_molecules(a.structures)
+    train, held_out = molecules["train"], molecules["validation"]
+    log(f"{len(train)} structures to train on, {len(held_out)} held out")
     settings = Settings(
         rate=a.network,
         kind=a.kind,
@@ -109,23 +132,22 @@ def main(arguments: Sequence[str]) -> int:
         validate_every=a.validateEvery,
         seed=a.seed,
     )
-
-    def report(entry: dict) -> None:
-        log(
-            f"step {entry['step']}, {entry['minutes']:.1f} min: loss {entry['loss']:.4f}; held out, per cent of the resolution: bias "
-            f"{entry['bias']:+.1f}, mean absolute error {entry['mae']:.1f}, root mean square {entry['rms']:.1f}"
-        )
-
-    Trainer(settings, folder).run(molecules["train"], molecules["validation"], report)
+    Trainer(settings, folder).run(train, held_out, _report)
     if a.kind == "dense":
-        from deepemhancer_plugin.core.localres import networks, predict
-
-        network, facts = networks.load_weights(folder / "weights.npz")
-        assert isinstance(network, networks.Dense)
-        said, true = predict.calibrate(network, molecules["validation"][:16], a.seed)
-        log(
-            f"calibration: {', '.join(f'{s:.2f} means {t:.2f} A' for s, t in zip(said, true, strict=True))}"
-        )
-        networks.save_weights(folder / "weights.npz", network, facts)
+        _calibrate(folder / "weights.npz", held_out[:CALIBRATION_MOLECULES], a.seed)
     log(f"wrote {folder / 'weights.npz'}: use it with localres --network")
     return 0
+
+
+def _calibrate(path: Path, molecules: list["Molecule"], seed: int) -> None:
+    """Calibrate the network in a file of weights."""
+    from deepemhancer_plugin.core.localres.networks import Dense, load_weights, save_weights
+    from deepemhancer_plugin.core.localres.predict import calibrate
+
+    network, facts = load_weights(path)
+    if not isinstance(network, Dense):
+        raise TypeError(f"{path} holds a network without calibration")
+    predicted, true = calibrate(network, molecules, seed)
+    pairs = (f"{p:.2f} means {t:.2f} A" for p, t in zip(predicted, true, strict=True))
+    log(f"calibration: {', '.join(pairs)}")
+    save_weights(path, network, facts)

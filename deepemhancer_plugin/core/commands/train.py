@@ -1,40 +1,189 @@
-"""`deepemhancer train` and `deepemhancer fine-tune`: arguments, files and words around the training."""
+"""`deepemhancer train` and `deepemhancer fine-tune`."""
 
 import argparse
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepemhancer_plugin.core.commands.terminal import log
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.files import make_folder
 from deepemhancer_plugin.core.training import optimizers
 
+if TYPE_CHECKING:
+    from deepemhancer_plugin.core.training.cubes import Source
+    from deepemhancer_plugin.core.training.train import Settings
+    from deepemhancer_plugin.core.weights.networks import Architecture
 
-def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the command line that has a setting of its own.
+
+    Attributes:
+        name: of the flag.
+        setting: field of `training.train.Settings`.
+        kind: type of the value.
+        help: what the flag does.
+        least: smallest value.
+        fraction: whether 1 is the largest value.
+        choices: the values there are.
+    """
+
+    name: str
+    setting: str
+    kind: Callable[[str], Any]
+    help: str | None = None
+    least: float | None = None
+    fraction: bool = False
+    choices: tuple[str, ...] | None = None
+
+
+TARGETS = (
+    "tight: a tight mask; wide: a mask 5 A wider, with what surrounds the molecule; "
+    "sharp: for maps better than 4 A; model: the model's own map, for squared errors "
+    "(default: tight, or model with --start of weights that squared errors made)"
+)
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+FLAGS = (
+    Flag("target", "target", str, TARGETS, choices=("tight", "wide", "sharp", "model")),
+    Flag("steps", "steps", int, "stop after that many steps", 1),
+    Flag("minutes", "minutes", float, "stop after that many minutes, earlier runs included", 0.01),
+    Flag("batch", "batch", int, "cubes of the smallest edge a step", 1),
+    Flag("edges", "edges", str, "edges of the cubes in voxels, multiples of 16, commas between"),
+    Flag(
+        "optimizer",
+        "optimizer",
+        str,
+        "muon: orthogonal steps for the convolutions' kernels",
+        choices=optimizers.NAMES,
+    ),
+    Flag("rate", "rate", float, "peak learning rate", 1e-9),
+    Flag("warmup", "warmup", int, "steps until it is reached", 0),
+    Flag(
+        "schedule",
+        "schedule",
+        str,
+        "plateau: halved after five validations without improvement",
+        choices=("cosine", "plateau"),
+    ),
+    Flag("absoluteWeight", "absolute_weight", float, "of the mean absolute error", 0),
+    Flag("fscWeight", "fsc_weight", float, "of the FSC term", 0),
+    Flag("squareWeight", "square_weight", float, "of the squared error relative to the target", 0),
+    Flag("gradientWeight", "gradient_weight", float, "of the gradient's mean absolute error", 0),
+    Flag("emptyWeight", "empty_weight", float, "of the error where the target is empty", 0),
+    Flag(
+        "noiseOnly",
+        "noise_only",
+        float,
+        "fraction of the simulated volumes that hold nothing but noise",
+        0,
+        fraction=True,
+    ),
+    Flag(
+        "typical",
+        "typical",
+        float,
+        "fraction of the simulated volumes under the commonest conditions",
+        0,
+        fraction=True,
+    ),
+    Flag("pool", "pool", int, "cubes held in memory", 8),
+    Flag("workers", "workers", int, "processes that make cubes", 1),
+    Flag("precision", "precision", str, "of the arithmetic", choices=PRECISIONS),
+    Flag("validateEvery", "validate_every", int, "steps; an epoch, for --schedule plateau", 1),
+    Flag("seed", "seed", int, "of all random numbers"),
+)
+
+# Fine-tuning takes a tenth of the rate and a fifth of the steps, so that the weights keep what they
+# know, and a shorter average to match.
+FINE_TUNE: dict[str, Any] = {
+    "rate": 6e-5,
+    "steps": 4000,
+    "warmup": 100,
+    "validate_every": 500,
+    "average": 0.99,
+}
+# Weights that predict a mean (`networks.Architecture`) were made with these and go on with them.
+MEAN: dict[str, Any] = {
+    "absolute_weight": 0.1,
+    "square_weight": 1.0,
+    "empty_weight": 10.0,
+    "target": "model",
+}
+FINE_TUNED = "tightTarget"  # the weights that `fine-tune` starts from where none are given
+SMALLEST_EDGE = 32  # voxels, of the cubes; edges are multiples of half of it
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Run `deepemhancer train --structures DIR -o DIR` or `--pairs TABLE`; return the status."""
+    description = (
+        "Train a network on half maps simulated on the fly, on real half maps with fitted models, "
+        "or on both. Stopped and run again, it goes on from its checkpoint."
+    )
+    return _run("train", description, {}, arguments)
+
+
+def fine_tune(arguments: Sequence[str]) -> int:
+    """Run `deepemhancer fine-tune --pairs TABLE -o DIR` and return the exit status."""
+    description = (
+        "Train on from weights that are there, for maps of one's own: the same as `train` with "
+        "--start (default: the embedded weights), a smaller rate and fewer steps."
+    )
+    return _run("fine-tune", description, FINE_TUNE, arguments)
+
+
+def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequence[str]) -> int:
+    from deepemhancer_plugin.core.training.plot import plot_history
+    from deepemhancer_plugin.core.training.train import Settings
+    from deepemhancer_plugin.core.training.train import train as run
+
+    a = make_parser(name, description, Settings(**changes)).parse_args(arguments)
+    _check(name, a)
+    start = find_weights(a.start or (FINE_TUNED if name == "fine-tune" else None))
+    settings = make_settings(a, start, changes)
+    folder = make_folder(a.output)
+    sources = _make_sources(a, settings, folder)
+    trainer = run(
+        sources["train"],
+        sources["validation"],
+        settings,
+        folder,
+        lambda entry: log(_describe(entry, settings)),
+        start,
+        log,
+    )
+    plot_history(trainer.history, folder / "loss.png")
+    log(f"wrote {folder / 'weights.npz'}: use it with --weights")
+    return 0
+
+
+def make_parser(name: str, description: str, defaults: "Settings") -> argparse.ArgumentParser:
+    """Make the parser of the sub-command `name`, whose help shows the default settings."""
     p = argparse.ArgumentParser(f"deepemhancer {name}", description=description)
     data = p.add_argument_group("data (one of --structures and --pairs, or both)")
     data.add_argument(
         "--structures",
         metavar="DIR",
-        help="atomic models (PDB, mmCIF, .gz), from which half maps are simulated on the fly; index.tsv "
-        "with columns file and split (train, validation, test) if there is one, else a tenth of the files is held out",
+        help="atomic models (PDB, mmCIF, .gz), from which half maps are simulated on the fly; "
+        "index.tsv with columns file and split (train, validation, test) if there is one, else a "
+        "tenth of the files is held out",
     )
     data.add_argument(
         "--pairs",
         metavar="TABLE",
         help="real half maps with fitted models: tab-separated, columns id, half1, half2, model, "
-        "resolution, and if wanted mask, split (train, validation, test), cluster (of sequences; without it MMseqs2 finds them)",
+        "resolution, and if wanted mask, split (train, validation, test), cluster (of sequences; "
+        "without it MMseqs2 finds them)",
     )
     data.add_argument(
         "--pairShare",
         type=float,
         default=0.5,
         metavar="F",
-        help="share of the cubes that come from --pairs where both are given "
+        help="fraction of the cubes that come from --pairs where both are given "
         "(default: %(default)s)",
     )
     data.add_argument(
@@ -48,8 +197,8 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
         "--modelB",
         choices=["file", "refined"],
         default="file",
-        help="B factors of the pairs' models: the file's where they differ "
-        "from atom to atom, or one refined for all (default: %(default)s)",
+        help="B factors of the pairs' models: the file's where they differ from atom to atom, or "
+        "one refined for all (default: %(default)s)",
     )
     p.add_argument(
         "-o",
@@ -70,13 +219,6 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
         help='what is to differ from the network\'s architecture, e.g. \'{"norm": "group"}\'',
     )
     p.add_argument(
-        "--target",
-        choices=["tight", "wide", "sharp", "model"],
-        help="tight: a tight mask; wide: a mask 5 A wider, with what surrounds "
-        "the molecule; sharp: for maps better than 4 A; model: the model's own map, for squared errors (default: tight, or model "
-        "with --start of weights that squared errors made)",
-    )
-    p.add_argument(
         "--masked", action="store_true", help="for maps that are normalised in a mask of the user's"
     )
     p.add_argument(
@@ -84,186 +226,45 @@ def _parser(name: str, description: str, defaults: dict[str, Any]) -> argparse.A
         metavar="FILE|NAME",
         help="weights to start from instead of random ones: a file, or the name of embedded ones",
     )
-    p.add_argument("--steps", type=int)
-    p.add_argument(
-        "--minutes",
-        type=float,
-        default=math.inf,
-        help="stop after that many minutes, earlier runs included",
-    )
-    p.add_argument("--batch", type=int, help="cubes of the smallest edge a step")
-    p.add_argument(
-        "--edges", help="edges of the cubes in voxels, multiples of 16, with commas between"
-    )
-    p.add_argument(
-        "--optimizer",
-        choices=optimizers.NAMES,
-        help="muon: orthogonal steps for the convolutions' kernels",
-    )
-    p.add_argument("--rate", type=float, help="peak learning rate")
-    p.add_argument("--warmup", type=int, help="steps until it is reached")
-    p.add_argument(
-        "--schedule",
-        choices=["cosine", "plateau"],
-        help="plateau: halved after five validations without improvement",
-    )
-    p.add_argument("--absoluteWeight", type=float, help="of the mean absolute error")
-    p.add_argument("--fscWeight", type=float, help="of the FSC term")
-    p.add_argument("--squareWeight", type=float, help="of the squared error relative to the target")
-    p.add_argument("--gradientWeight", type=float, help="of the gradient's mean absolute error")
-    p.add_argument("--emptyWeight", type=float, help="of the error where the target is empty")
-    p.add_argument(
-        "--noiseOnly",
-        type=float,
-        metavar="F",
-        help="share of the simulated volumes that hold nothing but noise",
-    )
-    p.add_argument(
-        "--typical",
-        type=float,
-        metavar="F",
-        help="share of the simulated volumes under the conditions that are met most",
-    )
-    p.add_argument("--pool", type=int, help="cubes held in memory")
-    p.add_argument("--workers", type=int, help="processes that make cubes")
-    p.add_argument("--precision", choices=["auto", "float32", "mixed_bfloat16", "mixed_float16"])
-    p.add_argument("--validateEvery", type=int, help="steps; an epoch, for --schedule plateau")
-    p.add_argument("--seed", type=int, default=0)
-    p.epilog = "defaults: " + ", ".join(
-        f"--{flag} {','.join(map(str, value)) if flag == 'edges' else value}"
-        for flag, value in defaults.items()
-    )
+    for flag in FLAGS:
+        p.add_argument(f"--{flag.name}", type=flag.kind, help=flag.help, choices=flag.choices)
+    values = {flag.name: getattr(defaults, flag.setting) for flag in FLAGS}
+    values["edges"] = ",".join(map(str, defaults.edges))
+    p.epilog = "defaults: " + ", ".join(f"--{flag} {value}" for flag, value in values.items())
     return p
 
 
-def _flags(settings: Any) -> dict[str, Any]:
-    """The flags that have a setting each, and its value."""
-    return {flag: getattr(settings, name) for flag, name in _SETTINGS.items()}
-
-
-_SETTINGS = {
-    "steps": "steps",
-    "batch": "batch",
-    "edges": "edges",
-    "optimizer": "optimizer",
-    "rate": "rate",
-    "warmup": "warmup",
-    "schedule": "schedule",
-    "absoluteWeight": "absolute_weight",
-    "fscWeight": "fsc_weight",
-    "squareWeight": "square_weight",
-    "gradientWeight": "gradient_weight",
-    "emptyWeight": "empty_weight",
-    "noiseOnly": "noise_only",
-    "typical": "typical",
-    "pool": "pool",
-    "workers": "workers",
-    "precision": "precision",
-    "validateEvery": "validate_every",
-}
-_LOWEST = {
-    "steps": 1,
-    "minutes": 0.01,
-    "batch": 1,
-    "rate": 1e-9,
-    "warmup": 0,
-    "absoluteWeight": 0,
-    "fscWeight": 0,
-    "squareWeight": 0,
-    "gradientWeight": 0,
-    "emptyWeight": 0,
-    "noiseOnly": 0,
-    "typical": 0,
-    "pool": 8,
-    "workers": 1,
-    "validateEvery": 1,
-}
-# Of fine-tuning: a tenth of the rate and a fifth of the steps, so that what the weights know is kept; and a shorter average to match.
-FINE_TUNE: dict[str, Any] = {
-    "rate": 6e-5,
-    "steps": 4000,
-    "warmup": 100,
-    "validate_every": 500,
-    "average": 0.99,
-}
-# What made weights that answer with a mean (networks.Architecture), and is to go on with them.
-MEAN: dict[str, Any] = {
-    "absolute_weight": 0.1,
-    "square_weight": 1.0,
-    "empty_weight": 10.0,
-    "target": "model",
-}
-
-
-def train(arguments: Sequence[str]) -> int:
-    """`deepemhancer train --structures DIR -o DIR` or `--pairs TABLE`"""
-    return _run(
-        "train",
-        "Train a network on half maps simulated on the fly, on real half maps with fitted models, or on both. Stopped and run "
-        "again, it goes on from its checkpoint.",
-        {},
-        arguments,
-    )
-
-
-def fine_tune(arguments: Sequence[str]) -> int:
-    """`deepemhancer fine-tune --pairs TABLE -o DIR`"""
-    return _run(
-        "fine-tune",
-        "Train on from weights that are there, for maps of one's own: the same as `train` with --start (default: the embedded "
-        "weights), a smaller rate and fewer steps.",
-        FINE_TUNE,
-        arguments,
-    )
-
-
-def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequence[str]) -> int:
-    from deepemhancer_plugin.core.training.plot import plot_history
-    from deepemhancer_plugin.core.training.train import Settings
-    from deepemhancer_plugin.core.training.train import train as run
-
-    a = _parser(name, description, _flags(Settings(**changes))).parse_args(arguments)
+def _check(name: str, a: argparse.Namespace) -> None:
     if not a.structures and not a.pairs:
         raise InputError(
-            f"deepemhancer {name}: --structures DIR or --pairs TABLE is needed: there is nothing to train on"
+            f"deepemhancer {name}: --structures DIR or --pairs TABLE is needed: "
+            "there is nothing to train on"
         )
-    for flag, low in _LOWEST.items():
-        if getattr(a, flag) is not None and not getattr(a, flag) >= low:
-            raise InputError(f"--{flag} {getattr(a, flag)}: at least {low} is needed")
-    for flag in ("noiseOnly", "typical"):
-        if (getattr(a, flag) or 0) > 1:
-            raise InputError(f"--{flag} {getattr(a, flag):g}: a share from 0 to 1 is right")
+    for flag in FLAGS:
+        value = getattr(a, flag.name)
+        if value is None:
+            continue
+        if flag.least is not None and not value >= flag.least:
+            raise InputError(f"--{flag.name} {value}: at least {flag.least} is needed")
+        if flag.fraction and value > 1:
+            raise InputError(f"--{flag.name} {value:g}: a fraction from 0 to 1 is right")
     if not 0 < a.pairShare < 1:
         raise InputError(
-            f"--pairShare {a.pairShare:g}: between 0 and 1 is right; leave out --structures or --pairs for all of the other"
-        )
-    start = _start(a.start or ("tightTarget" if name == "fine-tune" else None))
-    settings = _settings(a, start, changes)
-    folder = make_folder(a.output)
-    sources = _sources(a, settings, folder, log)
-
-    def report(entry: dict) -> None:
-        share = max(entry["step"] / settings.steps, entry["minutes"] / settings.minutes)
-        log(
-            f"step {entry['step']}, {entry['minutes']:.1f} min, about {entry['minutes'] * (1 / max(share, 1e-6) - 1):.0f} min left: loss "
-            f"{entry['loss']:.4f}, {entry['looks']:.1f} looks at a cube; held out: error {entry['mae']:.4f}, FSC {entry['fsc']:.3f}, "
-            f"correlation {entry['cc']:.3f}"
+            f"--pairShare {a.pairShare:g}: between 0 and 1 is right; "
+            "leave out --structures or --pairs for all of the other"
         )
 
-    trainer = run(sources["train"], sources["validation"], settings, folder, report, start, log)
-    plot_history(trainer.history, folder / "loss.png")
-    log(f"wrote {folder / 'weights.npz'}: use it with --weights")
-    return 0
 
+def find_weights(given: str | None) -> Path | None:
+    """Find a file of weights by its path, or by the name of embedded ones.
 
-def _start(given: str | None) -> Path | None:
-    """The file of weights to start from."""
+    Raises:
+        InputError: there is none.
+    """
     from deepemhancer_plugin.core.weights.embedded import FOLDER
 
-    if given is None:
-        return None
-    if Path(given).is_file():
-        return Path(given)
+    if given is None or Path(given).is_file():
+        return None if given is None else Path(given)
     if "/" not in given and (FOLDER / f"{given}.npz").is_file():
         return FOLDER / f"{given}.npz"
     names = ", ".join(sorted(f.stem for f in FOLDER.glob("*.npz")))
@@ -272,115 +273,158 @@ def _start(given: str | None) -> Path | None:
     )
 
 
-def _settings(a: argparse.Namespace, start: Path | None, changes: dict[str, Any]):
-    """Settings by the arguments: the published ones where that network is asked for, and the architecture of the weights to start from."""
-    from deepemhancer_plugin.core.training.train import PUBLISHED_SETTINGS, Settings
-    from deepemhancer_plugin.core.weights.embedded import load_file
-    from deepemhancer_plugin.core.weights.networks import PUBLISHED, Architecture
+def make_settings(a: argparse.Namespace, start: Path | None, changes: dict[str, Any]) -> "Settings":
+    """Make the settings that the arguments ask for.
 
-    architecture = (
-        load_file(str(start)).architecture
-        if start
-        else PUBLISHED
-        if a.network == "published"
-        else Architecture()
-    )
-    if start and a.network and a.network != architecture.kind:
-        raise InputError(
-            f"--start {start}: weights of the {architecture.kind} network; leave out --network {a.network}, or give other weights"
-        )
-    if architecture.answer == "mean":
-        changes = MEAN | changes
-    settings = Settings(
-        **((PUBLISHED_SETTINGS if architecture.kind == "published" else {}) | changes)
-    )
-    if a.architecture is not None:
-        try:
-            given = Architecture.from_dict(architecture.to_dict() | json.loads(a.architecture))
-        except (ValueError, TypeError, LookupError) as error:
-            raise InputError(
-                f'--architecture {a.architecture}: {error}; JSON like \'{{"norm": "group"}}\' is right'
-            ) from error
-        if start and given != architecture:
-            raise InputError(
-                f"--start {start}: weights of another network than --architecture {a.architecture} asks for; leave out one of them"
-            )
-        architecture = given
+    Args:
+        a: the arguments.
+        start: a file of weights, whose architecture and kind of prediction are kept.
+        changes: of the sub-command's settings from the plain ones.
+
+    Raises:
+        InputError: arguments that are wrong or do not fit each other.
+    """
+    from deepemhancer_plugin.core.training.train import PUBLISHED_SETTINGS, Settings
+
+    base = _base_architecture(a.network, start)
+    architecture = _change_architecture(base, a.architecture, start)
     if a.masked:  # weights for maps that are normalised by their noise are a good start
         architecture = replace(architecture, normalization="mask")
-    given_flags = {
-        name: getattr(a, flag) for flag, name in _SETTINGS.items() if getattr(a, flag) is not None
-    }
+    chosen = dict(PUBLISHED_SETTINGS) if base.kind == "published" else {}
+    if base.prediction == "mean":
+        chosen |= MEAN
+    given = {flag.setting: getattr(a, flag.name) for flag in FLAGS}
+    chosen |= changes | {name: value for name, value in given.items() if value is not None}
     if a.edges is not None:
-        edges = tuple(int(e) for e in a.edges.split(",") if e.strip().isdigit())
-        if not edges or any(e < 32 or e % 16 for e in edges):
-            raise InputError(
-                f"--edges {a.edges}: multiples of 16 from 32 on, with commas between, are right"
-            )
-        given_flags["edges"] = edges
-    settings = replace(
-        settings,
-        architecture=architecture,
-        minutes=a.minutes,
-        target=a.target or settings.target,
-        seed=a.seed,
-        **given_flags,
-    )
-    answer = "mean" if settings.square_weight > settings.absolute_weight else "median"
-    settings = replace(settings, architecture=replace(architecture, answer=answer))
+        chosen["edges"] = _read_edges(a.edges)
+    settings = Settings(**chosen | {"architecture": architecture})
+    prediction = "mean" if settings.square_weight > settings.absolute_weight else "median"
     for edge in settings.edges:
         if edge % architecture.stride:
             raise InputError(
-                f"--edges {a.edges}: {edge} is no multiple of {architecture.stride}, as this network needs it"
+                f"--edges {a.edges}: {edge} is no multiple of {architecture.stride}, "
+                "as this network needs it"
             )
-    return settings
+    return replace(settings, architecture=replace(architecture, prediction=prediction))
 
 
-def _sources(a: argparse.Namespace, settings, folder: Path, log) -> dict[str, Any]:
-    """Where the cubes of each split come from. With both kinds, a kind without anything to validate on leaves that to the other."""
+def _base_architecture(network: str | None, start: Path | None) -> "Architecture":
+    """The architecture of the weights to start from, or of a kind of network."""
+    from deepemhancer_plugin.core.weights.networks import (
+        PUBLISHED,
+        Architecture,
+        load_architecture,
+    )
+
+    if start is None:
+        return PUBLISHED if network == "published" else Architecture()
+    architecture = load_architecture(start)
+    if network and network != architecture.kind:
+        raise InputError(
+            f"--start {start}: weights of the {architecture.kind} network; "
+            f"leave out --network {network}, or give other weights"
+        )
+    return architecture
+
+
+def _change_architecture(
+    architecture: "Architecture", text: str | None, start: Path | None
+) -> "Architecture":
+    """The architecture with the changes that the JSON text of --architecture asks for."""
+    from deepemhancer_plugin.core.weights.networks import Architecture
+
+    if text is None:
+        return architecture
+    try:
+        changed = Architecture.from_dict(architecture.to_dict() | json.loads(text))
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(
+            f'--architecture {text}: {error}; JSON like \'{{"norm": "group"}}\' is right'
+        ) from error
+    if start and changed != architecture:
+        raise InputError(
+            f"--start {start}: weights of another network than --architecture {text} asks for; "
+            "leave out one of them"
+        )
+    return changed
+
+
+def _read_edges(text: str) -> tuple[int, ...]:
+    edges = tuple(int(e) for e in text.split(",") if e.strip().isdigit())
+    if not edges or any(e < SMALLEST_EDGE or e % (SMALLEST_EDGE // 2) for e in edges):
+        raise InputError(
+            f"--edges {text}: multiples of 16 from 32 on, with commas between, are right"
+        )
+    return edges
+
+
+def _make_sources(a: argparse.Namespace, settings: "Settings", folder: Path) -> dict[str, "Source"]:
+    """The sources of cubes to train and to validate on.
+
+    Where one of two kinds of data has nothing to validate on, the other one validates alone.
+    """
+    from deepemhancer_plugin.core.training.cubes import Mixed
+
+    kinds = []
+    if a.structures:
+        kinds.append(_simulate(Path(a.structures), settings))
+    if a.pairs:
+        kinds.append(_prepare_pairs(a, settings, folder / "prepared"))
+    sources = {}
+    for split in ("train", "validation"):
+        found = [kind[split] for kind in kinds if len(kind[split])]
+        sources[split] = found[0] if len(found) == 1 else Mixed(*found, a.pairShare)
+    return sources
+
+
+def _simulate(structures: Path, settings: "Settings") -> dict[str, "Source"]:
     from deepemhancer_plugin.core.simulation import read_molecule
-    from deepemhancer_plugin.core.training.cubes import Mixed, Simulation
-    from deepemhancer_plugin.core.training.pairs import prepare_table
+    from deepemhancer_plugin.core.training.cubes import Simulation
     from deepemhancer_plugin.core.training.structures import split_structures
 
-    found: list[dict[str, Any]] = []
-    if a.structures:
-        files = split_structures(Path(a.structures))
-        log(f"{len(files['train'])} structures to train on, {len(files['validation'])} held out")
-        found.append(
-            {
-                split: Simulation(
-                    [read_molecule(f) for f in files[split]],
-                    settings.task,
-                    settings.noise_only,
-                    settings.typical,
-                )
-                for split in ("train", "validation")
-            }
-        )
-    if a.pairs:
-        pairs = prepare_table(
-            Path(a.pairs),
-            folder / "prepared",
+    files = split_structures(structures)
+    log(f"{len(files['train'])} structures to train on, {len(files['validation'])} held out")
+    return {
+        split: Simulation(
+            [read_molecule(f) for f in files[split]],
             settings.task,
-            settings.seed,
-            a.correlation,
-            a.modelB == "file",
-            log,
+            settings.noise_only,
+            settings.typical,
         )
-        log(
-            f"{len(pairs['train'])} pairs to train on, {len(pairs['validation'])} held out; {folder / 'prepared' / 'pairs.tsv'} says why"
-        )
-        for split in ("train", "validation"):
-            if not len(pairs[split]) and (split == "train" or not a.structures):
-                raise InputError(
-                    f"--pairs {a.pairs}: nothing is left for {split} (see {folder / 'prepared' / 'pairs.tsv'}); maps better than 7 A "
-                    "with a fitted model are needed, of two sequence clusters at least, or --structures besides"
-                )
-        found.append(dict(pairs))
+        for split in ("train", "validation")
+    }
 
-    def of(split: str):
-        sources = [kind[split] for kind in found if len(kind[split])]
-        return sources[0] if len(sources) == 1 else Mixed(sources[0], sources[1], a.pairShare)
 
-    return {split: of(split) for split in ("train", "validation")}
+def _prepare_pairs(
+    a: argparse.Namespace, settings: "Settings", folder: Path
+) -> dict[str, "Source"]:
+    from deepemhancer_plugin.core.training.pairs import prepare_table
+
+    use_file_b = a.modelB == "file"
+    pairs = prepare_table(
+        Path(a.pairs), folder, settings.task, settings.seed, a.correlation, use_file_b, log
+    )
+    reasons = folder / "pairs.tsv"
+    log(
+        f"{len(pairs['train'])} pairs to train on, {len(pairs['validation'])} held out; "
+        f"{reasons} says why"
+    )
+    for split, source in pairs.items():
+        if not len(source) and (split == "train" or not a.structures):
+            raise InputError(
+                f"--pairs {a.pairs}: nothing is left for {split} (see {reasons}); "
+                "maps better than 7 A with a fitted model are needed, of two sequence clusters at "
+                "least, or --structures besides"
+            )
+    return dict(pairs)
+
+
+def _describe(entry: dict[str, Any], settings: "Settings") -> str:
+    """A line for the log about a validation."""
+    minutes = entry["minutes"]
+    progress = max(entry["step"] / settings.steps, minutes / settings.minutes, 1e-6)
+    return (
+        f"step {entry['step']}, {minutes:.1f} min, about {minutes * (1 / progress - 1):.0f} min "
+        f"left: loss {entry['loss']:.4f}, {entry['looks']:.1f} looks at a cube; held out: "
+        f"error {entry['mae']:.4f}, FSC {entry['fsc']:.3f}, correlation {entry['cc']:.3f}"
+    )

@@ -1,4 +1,4 @@
-"""Which maps show related proteins: sequence clusters at 30 % identity, and splits that share none."""
+"""Which maps show related proteins: sequence clusters at 30 % identity, and splits without any."""
 
 import shutil
 import subprocess
@@ -9,21 +9,27 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
+from deepemhancer_plugin.core.devices import cpu_cores
 from deepemhancer_plugin.core.errors import InputError
 
-IDENTITY, COVERAGE = (
-    0.3,
-    0.8,
-)  # of two sequences of one cluster, as published, and how much of them the alignment covers
-SHORTEST = 20  # residues: shorter peptides and strands say nothing about the fold
-IN_TRAINING, ELSEWHERE = 5, 1  # how many maps of one group a split holds
-HELD_OUT = 0.15  # share of the maps that validate: 21 of 148 as published
+LEAST_IDENTITY = 0.3  # of two sequences of one cluster, as published
+LEAST_COVERAGE = 0.8  # of each of them by the alignment
+SHORTEST_CHAIN = 20  # residues: shorter peptides and strands say nothing about the fold
+HELD_OUT = 0.15  # of the maps validate: 21 of 148 as published
 
 
-def sequences(path: Path) -> list[str]:
-    """One-letter sequences of a model's polymers of at least SHORTEST residues, as its atoms show them, each once; lower case: nucleic acid.
+def read_sequences(path: Path) -> list[str]:
+    """Read the one-letter sequences of a model's polymers, as its atoms show them.
 
-    InputError when the file is no atomic model.
+    Args:
+        path: an atomic model, PDB or mmCIF.
+
+    Returns:
+        Each sequence of at least SHORTEST_CHAIN residues once, sorted; proteins in upper case,
+        nucleic acids in lower case.
+
+    Raises:
+        InputError: the file is no atomic model.
     """
     try:
         structure = gemmi.read_structure(str(path))
@@ -34,84 +40,80 @@ def sequences(path: Path) -> list[str]:
         raise InputError(
             f"{path}: not an atomic model in PDB or mmCIF format ({reason})"
         ) from error
-    found = []
+    nucleic = (gemmi.PolymerType.Dna, gemmi.PolymerType.Rna, gemmi.PolymerType.DnaRnaHybrid)
+    found = set()
     for chain in model:
         polymer = chain.get_polymer()
         kind = polymer.check_polymer_type()
-        if kind not in (
-            gemmi.PolymerType.PeptideL,
-            gemmi.PolymerType.Dna,
-            gemmi.PolymerType.Rna,
-            gemmi.PolymerType.DnaRnaHybrid,
-        ):
-            continue
         text = gemmi.one_letter_code([residue.name for residue in polymer]).upper()
-        if len(text) >= SHORTEST:
-            found.append(text if kind == gemmi.PolymerType.PeptideL else text.lower())
-    return sorted(set(found))
+        if len(text) < SHORTEST_CHAIN:
+            continue
+        if kind == gemmi.PolymerType.PeptideL:
+            found.add(text)
+        elif kind in nucleic:
+            found.add(text.lower())
+    return sorted(found)
 
 
-def clusters(models: Sequence[Path]) -> list[tuple[str, ...]]:
-    """The clusters that each model's chains are in: of proteins at 30 % identity by MMseqs2, of nucleic acids by their exact sequence.
+def cluster_models(models: Sequence[Path]) -> list[tuple[str, ...]]:
+    """Find the sequence clusters that each model's chains are in.
+
+    Proteins are clustered at 30 % identity by MMseqs2 (Steinegger & Soeding 2017, Nat. Biotechnol.
+    35, 1026), nucleic acids by their exact sequence.
+
+    Returns:
+        The names of the clusters of each model.
 
     Raises:
-        InputError: MMseqs2 (the program `mmseqs`) is not installed or fails.
+        InputError: a file is no atomic model, or MMseqs2 (the program `mmseqs`) is not installed or
+            fails.
     """
-    chains = [sequences(model) for model in models]
+    chains = [read_sequences(model) for model in models]
     proteins = sorted({text for texts in chains for text in texts if text.isupper()})
-    representative = dict(
-        zip(proteins, _mmseqs(proteins) if len(proteins) > 1 else proteins, strict=True)
-    )
+    heads = _run_mmseqs(proteins) if len(proteins) > 1 else proteins
+    representative = dict(zip(proteins, heads, strict=True))
     return [tuple(sorted({representative.get(text, text) for text in texts})) for texts in chains]
 
 
-def _mmseqs(proteins: Sequence[str]) -> list[str]:
+def _run_mmseqs(proteins: Sequence[str]) -> list[str]:
     """The representative of each sequence's cluster."""
     program = shutil.which("mmseqs")
     if program is None:
         raise InputError(
-            "the program mmseqs (MMseqs2) is not installed: install it (Debian: mmseqs2), or give the table a column cluster"
+            "the program mmseqs (MMseqs2) is not installed: install it (Debian: mmseqs2), "
+            "or give the table a column cluster"
         )
     with tempfile.TemporaryDirectory() as folder:
-        fasta, result = Path(folder) / "chains.fasta", Path(folder) / "result"
+        fasta = Path(folder) / "chains.fasta"
         fasta.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate(proteins)))
-        done = subprocess.run(
-            [
-                program,
-                "easy-cluster",
-                str(fasta),
-                str(result),
-                f"{folder}/work",
-                "--min-seq-id",
-                str(IDENTITY),
-                "-c",
-                str(COVERAGE),
-                "-s",
-                "7.5",
-                "--threads",
-                "2",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = Path(folder) / "result"
+        command = [program, "easy-cluster", str(fasta), str(result), f"{folder}/work"]
+        command += ["--min-seq-id", str(LEAST_IDENTITY), "-c", str(LEAST_COVERAGE), "-s", "7.5"]
+        command += ["--threads", str(cpu_cores())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         pairs = Path(f"{result}_cluster.tsv")
         if done.returncode or not pairs.is_file():
+            lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
             raise InputError(
-                f"{program} failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}; give the table a column cluster instead"
+                f"{program} failed ({lines[-1]}); give the table a column cluster instead"
             )
-        found = {
-            int(member): int(head)
-            for head, member in (line.split("\t") for line in pairs.read_text().splitlines())
-        }
-    return [proteins[found[i]] for i in range(len(proteins))]
+        rows = [line.split("\t") for line in pairs.read_text().splitlines()]
+    head = {int(member): int(first) for first, member in rows}
+    return [proteins[head[i]] for i in range(len(proteins))]
 
 
-def groups(members: Sequence[Sequence[str]]) -> list[int]:
-    """A number for each map, the same for two that share a cluster, directly or through others; maps without a cluster stand alone."""
+def link_groups(members: Sequence[Sequence[str]]) -> list[int]:
+    """Number the groups of maps that share a cluster, directly or through others.
+
+    Args:
+        members: the clusters of each map.
+
+    Returns:
+        A number for each map, the same within a group; a map without a cluster stands alone.
+    """
     group = list(range(len(members)))
 
-    def root(i: int) -> int:
+    def find_root(i: int) -> int:
         while group[i] != i:
             i = group[i]
         return i
@@ -119,16 +121,24 @@ def groups(members: Sequence[Sequence[str]]) -> list[int]:
     first: dict[str, int] = {}
     for i, names in enumerate(members):
         for name in names:
-            group[root(i)] = root(first.setdefault(name, i))
-    return [root(i) for i in range(len(members))]
+            group[find_root(i)] = find_root(first.setdefault(name, i))
+    return [find_root(i) for i in range(len(members))]
 
 
-def splits(group: Sequence[int], seed: int) -> list[str]:
-    """ "train" or "validation" for each map: random groups, until HELD_OUT of the maps are held out. A single group is for training."""
+def assign_splits(group: Sequence[int], seed: int) -> list[str]:
+    """Hold out random groups of maps until `HELD_OUT` of the maps validate.
+
+    Args:
+        group: the number of each map's group. A single group trains.
+        seed: of the random choice.
+
+    Returns:
+        "train" or "validation" for each map.
+    """
     order = np.random.default_rng(seed).permutation(sorted(set(group)))
-    held: set[int] = set()
+    held_out: set[int] = set()
     for number in order[:-1]:
-        if sum(g in held for g in group) >= HELD_OUT * len(group):
+        if sum(g in held_out for g in group) >= HELD_OUT * len(group):
             break
-        held.add(int(number))
-    return ["validation" if g in held else "train" for g in group]
+        held_out.add(int(number))
+    return ["validation" if g in held_out else "train" for g in group]

@@ -1,10 +1,10 @@
-"""Cubes of simulated maps: what the network sees, and what it should make of it. And the interface of every source of cubes."""
+"""Cubes of simulated maps to train on, and the interface of every source of cubes."""
 
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy import fft
@@ -17,6 +17,7 @@ from deepemhancer_plugin.core.noise.statistics import noise_from_map
 from deepemhancer_plugin.core.simulation import (
     Conditions,
     Molecule,
+    Simulated,
     random_conditions,
     simulate_halves,
 )
@@ -24,26 +25,33 @@ from deepemhancer_plugin.core.simulation.molecule import mask_atoms
 from deepemhancer_plugin.core.weights.networks import Architecture
 from deepemhancer_plugin.core.weights.prepare import network_input, network_input_in_mask
 
-NOISE_ONLY = 0.10  # share of volumes that hold nothing but noise, of any colour,
-COLOURS = -2.5, 1.2  # its amplitude's growth with frequency, from and to these exponents
-NOISE_B = 300  # A^2: the largest B factor of such noise
-SINGLE, SINGLE_NOISE = (
-    0.2,
-    0.7,
-)  # share of volumes, with a molecule and without, whose noise is estimated as that of a single map is
-NEAR_MOLECULE = 0.75  # share of cubes that lie about an atom; the rest anywhere in the box
-SHARP_BELOW = 4.0  # A: the resolution that maps for the target "sharp" have at least
-TYPICAL = 0.5  # share of volumes under the conditions that are met most
+# Fractions of the simulated volumes.
+NOISE_ONLY = 0.10  # hold nothing but noise
+TYPICAL = 0.5  # are made under the commonest conditions
+SINGLE_MAP = 0.2  # have their noise estimated as that of a single map is,
+SINGLE_MAP_OF_NOISE = 0.7  # and of those without a molecule
+
+NOISE_EXPONENTS = (-2.5, 1.2)  # lowest and highest, of the amplitude's growth with frequency
+NOISE_B_FACTOR = 300  # A^2, the largest of a volume of noise
+NEAR_MOLECULE = 0.75  # of the cubes lie about an atom, the rest anywhere in the box
+SHARP_RESOLUTION = 4.0  # A, the coarsest of maps for the target "sharp"
+FINEST_RESOLUTION = 2.3  # A, of these maps
+USERS_MASKS = (2, 8)  # A from the atoms to the edge of masks as users make them
 
 
 @dataclass(frozen=True)
 class Task:
     """What a network is shown, and what it should make of it.
 
-    channels, compress   see `prepare.network_input`
-    masked               the input is normalised in a mask like those that users make, and blank outside (prepare.network_input_in_mask)
-    target               "tight"; "wide": a mask 5 A wider, with what surrounds the molecule; "sharp": maps better than 4 A, less disorder kept;
-                         "model": the model's own map, without mask, filter and disorder, to be trained on with squared errors
+    Attributes:
+        channels: of the input (`prepare.network_input`).
+        compress: whether the input goes through arcsinh (`prepare.network_input`).
+        masked: whether the input is normalised in a mask like those that users make, and blank
+            outside of it (`prepare.network_input_in_mask`).
+        target: "tight": the map in a tight mask; "wide": in a mask 5 A wider, with what surrounds
+            the molecule; "sharp": as "tight", for maps better than 4 A, with less disorder kept;
+            "model": the model's own map, without mask, filter and disorder, to be trained on with
+            squared errors.
     """
 
     channels: int = 2
@@ -53,32 +61,40 @@ class Task:
 
     @classmethod
     def of(cls, architecture: Architecture, target: str = "tight") -> "Task":
-        return cls(
-            architecture.channels,
-            architecture.compressed,
-            architecture.normalization == "mask",
-            target,
-        )
+        """Make the task of a network of that architecture."""
+        masked = architecture.normalization == "mask"
+        return cls(architecture.channels, architecture.compressed, masked, target)
 
 
 class Source(Protocol):
-    """Where cubes come from: `len` entries (molecules, pairs of half maps), each of which gives as many cubes as are wanted."""
+    """A number of entries (molecules, pairs of half maps) that cubes are made of."""
 
     def __len__(self) -> int: ...
 
     def draw(self, rng: np.random.Generator) -> int:
-        """A random entry."""
+        """Draw the number of an entry."""
 
-    def cubes(
+    def make_cubes(
         self, entry: int, rng: np.random.Generator, count: int, edge: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1), float16."""
+        """Make cubes of an entry.
+
+        Returns:
+            Inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1),
+            float16.
+        """
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """Source of cubes of half maps simulated from molecules; the shares `noise_only` of them without any molecule, and `typical` of
-    those under the conditions that are met most."""
+    """Source of cubes of half maps simulated from molecules.
+
+    Attributes:
+        molecules: the entries.
+        task: what the network is shown and asked.
+        noise_only: fraction of the volumes without any molecule.
+        typical: fraction of the volumes under the commonest conditions.
+    """
 
     molecules: Sequence[Molecule]
     task: Task = Task()
@@ -89,19 +105,26 @@ class Simulation:
         return len(self.molecules)
 
     def draw(self, rng: np.random.Generator) -> int:
+        """Draw the number of a molecule."""
         return int(rng.integers(len(self)))
 
-    def cubes(
+    def make_cubes(
         self, entry: int, rng: np.random.Generator, count: int, edge: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        return cubes(
-            self.molecules[entry], rng, count, edge, self.task, self.noise_only, self.typical
-        )
+        """Make cubes of one simulated map of the molecule (see `Source`)."""
+        molecule = self.molecules[entry]
+        return simulate_cubes(molecule, rng, count, edge, self.task, self.noise_only, self.typical)
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """Two sources as one: a drawn entry is of the second with the probability `share`; entries are numbered by turns."""
+    """Two sources as one, their entries numbered in turns.
+
+    Attributes:
+        first: one source.
+        second: the other source.
+        share: probability of an entry of `second` to be drawn.
+    """
 
     first: Source
     second: Source
@@ -111,19 +134,79 @@ class Mixed:
         return 2 * max(len(self.first), len(self.second))
 
     def draw(self, rng: np.random.Generator) -> int:
+        """Draw the number of an entry."""
         second = int(rng.random() < self.share)
         return 2 * (self.first, self.second)[second].draw(rng) + second
 
-    def cubes(
+    def make_cubes(
         self, entry: int, rng: np.random.Generator, count: int, edge: int
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Make cubes of an entry (see `Source`)."""
         source = (self.first, self.second)[entry % 2]
-        return source.cubes(entry // 2 % len(source), rng, count, edge)
+        return source.make_cubes(entry // 2 % len(source), rng, count, edge)
 
 
-def _sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
-    """The same conditions, but better than 4 A, sampled finely enough for it in a box of the same size, and not filtered."""
-    resolution = 1 / rng.uniform(1 / SHARP_BELOW, 1 / 2.3)
+class Volume(NamedTuple):
+    """A simulated map as a network is shown it, at 1 A/voxel.
+
+    Attributes:
+        inputs: (z, y, x, channels), float32.
+        target: (z, y, x), float32.
+        atoms: positions (n, 3) as z, y, x in voxels.
+    """
+
+    inputs: np.ndarray
+    target: np.ndarray
+    atoms: np.ndarray
+
+
+def simulate_volume(
+    molecule: Molecule,
+    rng: np.random.Generator,
+    box: tuple[int, int],
+    task: Task = Task(),
+    noise_only: float = NOISE_ONLY,
+    typical: float = TYPICAL,
+) -> Volume:
+    """Simulate half maps of a molecule, or of nothing but noise, and their target.
+
+    Args:
+        molecule: whose half maps these are.
+        rng: draws the conditions.
+        box: the smallest and the largest edge in A.
+        task: what the network is shown and asked.
+        noise_only: probability of nothing but noise.
+        typical: probability of the commonest conditions.
+    """
+    conditions = _draw_conditions(rng, box, task, typical)
+    empty = bool(rng.random() < noise_only)
+    if empty:
+        exponent = rng.uniform(*NOISE_EXPONENTS)
+        b_factor = NOISE_B_FACTOR * rng.random()
+        conditions = replace(conditions, noise_exponent=exponent, b_factor=b_factor)
+    seed = int(rng.integers(2**31))
+    simulated = simulate_halves(molecule, conditions, seed, target=task.target)
+    shape = resampled_shape(simulated.target.shape, simulated.sampling_rate)
+    inputs = _make_inputs(simulated, empty, task, rng)
+    target = resample(np.zeros_like(simulated.target) if empty else simulated.target, shape, 1)
+    extent = simulated.target.shape[0] * simulated.sampling_rate
+    atoms = simulated.molecule.positions[:, ::-1] * (shape[0] / extent)
+    return Volume(inputs, target, atoms)
+
+
+def _draw_conditions(
+    rng: np.random.Generator, box: tuple[int, int], task: Task, typical: float
+) -> Conditions:
+    conditions = random_conditions(rng, box)
+    if rng.random() < typical:
+        edge = fft.next_fast_len(int(rng.integers(box[0], box[1] + 1)))
+        conditions = replace(random_conditions(rng, typical=True), box=edge)
+    return _draw_sharp(conditions, rng) if task.target == "sharp" else conditions
+
+
+def _draw_sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
+    """The same conditions for a map better than 4 A: fine voxels, as large a box, no filter."""
+    resolution = 1 / rng.uniform(1 / SHARP_RESOLUTION, 1 / FINEST_RESOLUTION)
     rate = min(conditions.sampling_rate, 0.4 * resolution)
     box = conditions.box and fft.next_fast_len(
         math.ceil(conditions.box * conditions.sampling_rate / rate)
@@ -131,77 +214,44 @@ def _sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
     return replace(conditions, resolution=resolution, sampling_rate=rate, box=box, low_pass=None)
 
 
-def volume(
-    molecule: Molecule,
-    rng: np.random.Generator,
-    box: tuple[int, int],
-    task: Task = Task(),
-    noise_only: float = NOISE_ONLY,
-    typical: float = TYPICAL,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Input (z, y, x, channels), target (z, y, x), and atoms (n, 3) as z, y, x in voxels of one simulated map at 1 A/voxel.
-
-    `box`: the smallest and the largest edge in A. `noise_only`, `typical`: how likely nothing but noise, and plain conditions.
-    """
-    conditions = random_conditions(rng, box)
-    if rng.random() < typical:
-        edge = fft.next_fast_len(int(rng.integers(box[0], box[1] + 1)))
-        conditions = replace(random_conditions(rng, typical=True), box=edge)
-    if task.target == "sharp":
-        conditions = _sharp(conditions, rng)
-    empty = rng.random() < noise_only
-    if empty:
-        conditions = replace(
-            conditions, noise_exponent=rng.uniform(*COLOURS), b_factor=NOISE_B * rng.random()
-        )
-    simulated = simulate_halves(molecule, conditions, int(rng.integers(2**31)), target=task.target)
+def _make_inputs(
+    simulated: Simulated, empty: bool, task: Task, rng: np.random.Generator
+) -> np.ndarray:
+    """What the network is shown of simulated half maps; of their noise alone if `empty`."""
     rate = simulated.sampling_rate
-    mean, difference, target = (
-        (simulated.half1 + simulated.half2) / 2,
-        (simulated.half1 - simulated.half2) / 2,
-        simulated.target,
-    )
-    if empty:
-        mean, target = difference, np.zeros_like(target)
-    single = not task.masked and rng.random() < (SINGLE_NOISE if empty else SINGLE)
-    views = None
-    if not (single or empty):
-        views = measure_views(simulated.half1, simulated.half2, rate)
-    shape = resampled_shape(mean.shape, rate)
-    atoms = simulated.molecule.positions[:, ::-1] * (shape[0] / (mean.shape[0] * rate))
+    difference = (simulated.half1 - simulated.half2) / 2
+    mean = difference if empty else (simulated.half1 + simulated.half2) / 2
+    probability = SINGLE_MAP_OF_NOISE if empty else SINGLE_MAP
+    single = not task.masked and bool(rng.random() < probability)
+    # The views of a single map are not known.
+    known = not (single or empty)
+    views = measure_views(simulated.half1, simulated.half2, rate) if known else None
     if task.masked:
-        # As users make them: two to eight A around the atoms.
-        inside = mask_atoms(simulated.molecule, mean.shape, rate, rng.uniform(2, 8)) > 0
-        return (
-            network_input_in_mask(mean, rate, inside, task.channels, task.compress, 1),
-            resample(target, shape, 1),
-            atoms,
-        )
+        inside = mask_atoms(simulated.molecule, mean.shape, rate, rng.uniform(*USERS_MASKS)) > 0
+        return network_input_in_mask(mean, rate, inside, task.channels, task.compress, views, 1)
     unit = np.float32(np.exp(rng.uniform(-2, 2)))  # densities come in any unit
-    mean, difference = unit * mean, unit * difference
-    # Estimates from halves are off by some percent.
-    std = float(difference[np.abs(difference) > 1e-3 * difference.std()].std()) * np.exp(
-        rng.normal(0, 0.08)
-    )
-    level = rng.normal(0, 0.1) * std
-    if single:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MapWarning)
-            noise = noise_from_map(mean)
-        if (
-            noise.std > 1e-3 * std
-        ):  # of the emptiest maps there is no estimate, and their voxels would leave every range
-            level, std = noise.mean, noise.std
-    return (
-        network_input(
-            mean, rate, NoiseStats(level, std, "given"), task.channels, task.compress, views, 1
-        ),
-        resample(target, shape, 1),
-        atoms,
-    )
+    mean = unit * mean
+    noise = _estimate_noise(mean, unit * difference, single, rng)
+    return network_input(mean, rate, noise, task.channels, task.compress, views, 1)
 
 
-def cubes(
+def _estimate_noise(
+    mean: np.ndarray, difference: np.ndarray, single: bool, rng: np.random.Generator
+) -> NoiseStats:
+    """The noise as a user's halves show it, some percent off, or as a `single` map shows it."""
+    inside = np.abs(difference) > 1e-3 * difference.std()
+    std = float(difference[inside].std()) * np.exp(rng.normal(0, 0.08))
+    noise = NoiseStats(rng.normal(0, 0.1) * std, std, "given")
+    if not single:
+        return noise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MapWarning)
+        estimate = noise_from_map(mean)
+    # The emptiest maps allow no estimate: their voxels would leave every range.
+    return estimate if estimate.std > 1e-3 * std else noise
+
+
+def simulate_cubes(
     molecule: Molecule,
     rng: np.random.Generator,
     count: int,
@@ -210,23 +260,37 @@ def cubes(
     noise_only: float = NOISE_ONLY,
     typical: float = TYPICAL,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` cubes of one simulated map: inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1), float16."""
-    inputs, target, atoms = volume(
-        molecule, rng, (max(96, edge), max(128, edge + 12)), task, noise_only, typical
-    )
-    room = np.array(target.shape) - edge
-    xs, ys = [], []
+    """Cut cubes out of one simulated map.
+
+    Args:
+        molecule: whose map it is.
+        rng: draws the conditions and the places of the cubes.
+        count: of the cubes.
+        edge: of the cubes in voxels.
+        task: what the network is shown and asked.
+        noise_only: probability of nothing but noise.
+        typical: probability of the commonest conditions.
+
+    Returns:
+        Inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1),
+        float16.
+    """
+    box = (max(96, edge), max(128, edge + 12))
+    volume = simulate_volume(molecule, rng, box, task, noise_only, typical)
+    room = np.array(volume.target.shape) - edge
+    inputs, targets = [], []
     for _ in range(count):
         start = rng.integers(0, room + 1)
         if rng.random() < NEAR_MOLECULE:
-            middle = atoms[rng.integers(len(atoms))] + rng.uniform(-edge / 4, edge / 4, 3)
+            atom = volume.atoms[rng.integers(len(volume.atoms))]
+            middle = atom + rng.uniform(-edge / 4, edge / 4, 3)
             start = np.clip(np.round(middle - edge / 2).astype(int), 0, room)
         index = tuple(slice(s, s + edge) for s in start)
-        xs.append(inputs[index])
-        ys.append(target[index][..., None])
-    return as_float16(np.stack(xs)), as_float16(np.stack(ys))
+        inputs.append(volume.inputs[index])
+        targets.append(volume.target[index][..., None])
+    return as_float16(np.stack(inputs)), as_float16(np.stack(targets))
 
 
 def as_float16(values: np.ndarray) -> np.ndarray:
-    """Without infinities: an uncompressed map with next to no noise may leave the type's range."""
+    """Narrow to float16 without infinities, which a map with next to no noise would have."""
     return np.clip(values, -65000, 65000).astype(np.float16)

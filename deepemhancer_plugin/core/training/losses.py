@@ -1,116 +1,131 @@
-"""What is minimised: the published mean absolute error, the Fourier shell correlation to the target, squared errors and those of the gradient."""
+"""What is minimised: absolute, squared and gradient errors, and the Fourier shell correlation."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
-NOTHING = 0.02  # of a target whose 95th percentile in a protein is about one
-FAINT = 2e-3  # mean square of a target from which down the squared error is hardly relative to it any more: a protein at a cube's corner
+from deepemhancer_plugin.core.maps.spectrum import shell_matrix
+
+# Both relative to a target whose 95th percentile in a protein is about one.
+EMPTY_DENSITY = 0.02  # a target below it is empty
+LEAST_MEAN_SQUARE = 2e-3  # added to a target's, so that little of a protein does not weigh too much
+
+_shell_matrix = functools.cache(shell_matrix)
 
 
 @functools.cache
-def _matrices(edge: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shell membership (edge * edge * (edge // 2 + 1), shells) of the half spectrum of a cube, shells up to Nyquist, conjugates counted.
-
-    As a matrix, because a product with it is the one way to sum over shells that is fast on every backend. And the DFT's cosines and sines.
-    """
-    k = np.sqrt(
-        sum(
-            np.square(f)
-            for f in np.meshgrid(
-                np.fft.fftfreq(edge), np.fft.fftfreq(edge), np.fft.rfftfreq(edge), indexing="ij"
-            )
-        )
-    )
-    shell = np.round(k * edge).astype(int)
-    weight = np.where(
-        (np.arange(edge // 2 + 1) == 0) | (np.arange(edge // 2 + 1) == edge // 2), 1.0, 2.0
-    ) * np.ones_like(k)
-    shells = np.arange(1, edge // 2 + 1)
+def _fourier_matrices(edge: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of the discrete Fourier transform of `edge` values."""
     angle = 2 * np.pi / edge * np.outer(np.arange(edge), np.arange(edge))
-    return (
-        ((shell[..., None] == shells) * weight[..., None])
-        .reshape(-1, len(shells))
-        .astype(np.float32),
-        np.cos(angle).astype(np.float32),
-        np.sin(angle).astype(np.float32),
-    )
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
 class Loss:
-    """absolute_weight * MAE + weight * (1 - mean FSC) + square_weight * relative squared error + gradient_weight * MAE of the gradient.
+    """The weighted sum of four terms, for cubes (batch, edge, edge, edge, 1).
 
-    For cubes (batch, edge, edge, edge, 1); the mean FSC is that over the shells that the target fills.
+    * The mean absolute error, `empty_weight` times as much where the target is empty: what little
+      is made of noise there is next to nothing in a mean over all voxels. It is least for the
+      median of all maps that are likely.
+    * 1 - FSC, averaged over shells. It asks for the right detail at every resolution, where the
+      absolute error is content once the strong low frequencies are right. Shells that hold less
+      than 1e-6 of the target's strongest, and empty targets, do not count.
+    * The relative squared error of each cube, the squared error over the target's mean square (and
+      `LEAST_MEAN_SQUARE`). It is least for the mean of all maps that are likely.
+    * The mean absolute error of the gradient, which is the difference of neighbouring voxels along
+      each axis. It weighs sharp borders more.
 
-    The FSC term asks for the right detail at every resolution, where the MAE is content once the strong low frequencies are right. Shells that
-    hold less than 1e-6 of the target's strongest, and empty targets, do not count. The relative squared error of a cube, sum (prediction -
-    target)^2 / (sum target^2 + FAINT * voxels), is smallest for the mean of all that may be there, which correlates best with what is, while the
-    MAE is content with the median, in which uncertain detail fades. The gradient is the difference of neighbouring voxels along each axis; its
-    error weighs sharp borders more. `empty_weight`: how much the absolute error counts where the target is empty (under NOTHING): what little is
-    made of noise, or of what surrounds a molecule, is next to nothing in a mean over all voxels.
+    Attributes:
+        fsc_weight: of the second term.
+        gradient_weight: of the fourth term.
+        empty_weight: of empty voxels in the first term.
+        square_weight: of the third term.
+        absolute_weight: of the first term.
     """
 
     def __init__(
         self,
-        weight: float,
+        fsc_weight: float,
         gradient_weight: float = 0.0,
         empty_weight: float = 1.0,
         square_weight: float = 0.0,
         absolute_weight: float = 1.0,
-    ):
-        self.weight, self.gradient_weight, self.empty_weight = weight, gradient_weight, empty_weight
-        self.square_weight, self.absolute_weight = square_weight, absolute_weight
+    ) -> None:
+        self.fsc_weight = fsc_weight
+        self.gradient_weight = gradient_weight
+        self.empty_weight = empty_weight
+        self.square_weight = square_weight
+        self.absolute_weight = absolute_weight
 
-    def _transform(self, cubes):
-        """Half spectra (batch, edge * edge * (edge // 2 + 1)): real and imaginary parts, by products with the DFT's matrices."""
+    def shell_correlations(self, target: Any, prediction: Any) -> tuple[Any, Any]:
+        """Compute the Fourier shell correlation of each cube.
+
+        Returns:
+            The FSC of the shells 1 to Nyquist, and whether the target fills the shell, 0 or 1; both
+            (batch, shells).
+        """
         from keras import ops
 
-        edge = cubes.shape[1]
-        (_, cos, sin), half = _matrices(edge), edge // 2 + 1
-        real, imaginary = ops.matmul(cubes, cos[:, :half]), -ops.matmul(cubes, sin[:, :half])
-        for axis in (2, 1):
-            real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
-            real, imaginary = (
-                ops.matmul(real, cos) + ops.matmul(imaginary, sin),
-                ops.matmul(imaginary, cos) - ops.matmul(real, sin),
-            )
-            real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
-        shape = (-1, edge * edge * half)
-        return ops.reshape(real, shape), ops.reshape(imaginary, shape)
-
-    def shells(self, target, prediction):
-        """FSC, and whether the target fills the shell, 0 or 1: both (batch, shells)."""
-        from keras import ops
-
-        matrix = _matrices(target.shape[1])[0]
-        (a, b), (c, d) = self._transform(target[..., 0]), self._transform(prediction[..., 0])
-        cross = ops.matmul(a * c + b * d, matrix)
-        first, second = ops.matmul(a * a + b * b, matrix), ops.matmul(c * c + d * d, matrix)
+        a, b = _transform(target[..., 0])
+        c, d = _transform(prediction[..., 0])
+        matrix = _shell_matrix(target.shape[1])
+        cross = ops.matmul(a * c + b * d, matrix)[:, 1:]
+        first = ops.matmul(a * a + b * b, matrix)[:, 1:]
+        second = ops.matmul(c * c + d * d, matrix)[:, 1:]
         filled = ops.cast(first > 1e-6 * ops.max(first, axis=1, keepdims=True) + 1e-3, "float32")
         return cross / ops.sqrt(first * second + 1e-6), filled
 
-    def __call__(self, target, prediction):
+    def __call__(self, target: Any, prediction: Any) -> Any:
+        """Return the loss, a scalar tensor."""
         from keras import ops
 
         target, prediction = ops.cast(target, "float32"), ops.cast(prediction, "float32")
         errors = ops.abs(target - prediction)
         if self.empty_weight != 1:
-            errors = errors * ops.where(ops.abs(target) < NOTHING, self.empty_weight, 1.0)
+            empty = ops.abs(target) < EMPTY_DENSITY
+            errors = errors * ops.where(empty, self.empty_weight, 1.0)
         loss = self.absolute_weight * ops.mean(errors)
-        if self.weight:
-            curve, filled = self.shells(target, prediction)
-            loss = loss + self.weight * ops.mean(filled * (1 - curve))
+        if self.fsc_weight:
+            curve, filled = self.shell_correlations(target, prediction)
+            loss = loss + self.fsc_weight * ops.mean(filled * (1 - curve))
         if self.square_weight:
-            error, power = (
-                ops.mean(ops.square(a), axis=(1, 2, 3, 4)) for a in (target - prediction, target)
-            )
-            loss = loss + self.square_weight * ops.mean(error / (power + FAINT))
+            error = ops.mean(ops.square(target - prediction), axis=(1, 2, 3, 4))
+            power = ops.mean(ops.square(target), axis=(1, 2, 3, 4))
+            loss = loss + self.square_weight * ops.mean(error / (power + LEAST_MEAN_SQUARE))
         if self.gradient_weight:
-            error = target - prediction
-            steps = (
-                error[:, 1:] - error[:, :-1],
-                error[:, :, 1:] - error[:, :, :-1],
-                error[:, :, :, 1:] - error[:, :, :, :-1],
-            )
-            loss = loss + self.gradient_weight / 3 * sum(ops.mean(ops.abs(step)) for step in steps)
+            loss = loss + self.gradient_weight * _mean_step(target - prediction)
         return loss
+
+
+def _transform(cubes: Any) -> tuple[Any, Any]:
+    """Half spectra (batch, coefficients) of cubes (batch, z, y, x): real and imaginary parts.
+
+    By products with matrices, which every backend has, is fast at and can differentiate.
+    """
+    from keras import ops
+
+    edge = cubes.shape[1]
+    half = edge // 2 + 1
+    cos, sin = _fourier_matrices(edge)
+    real, imaginary = ops.matmul(cubes, cos[:, :half]), -ops.matmul(cubes, sin[:, :half])
+    for axis in (2, 1):
+        real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
+        real, imaginary = (
+            ops.matmul(real, cos) + ops.matmul(imaginary, sin),
+            ops.matmul(imaginary, cos) - ops.matmul(real, sin),
+        )
+        real, imaginary = ops.swapaxes(real, axis, 3), ops.swapaxes(imaginary, axis, 3)
+    shape = (-1, edge * edge * half)
+    return ops.reshape(real, shape), ops.reshape(imaginary, shape)
+
+
+def _mean_step(error: Any) -> Any:
+    """Mean absolute difference of neighbouring voxels, over the three axes."""
+    from keras import ops
+
+    steps = (
+        error[:, 1:] - error[:, :-1],
+        error[:, :, 1:] - error[:, :, :-1],
+        error[:, :, :, 1:] - error[:, :, :, :-1],
+    )
+    return sum(ops.mean(ops.abs(step)) for step in steps) / 3

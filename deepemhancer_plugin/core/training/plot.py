@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deepemhancer_plugin.core.plotting import subplots
 
 
-def plot_history(history: Sequence[dict], path: Path) -> None:
-    """Training loss and held-out error, FSC and correlation against the step, as a PNG."""
+def plot_history(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Plot training loss and held-out error, FSC and correlation against the step, as a PNG.
+
+    Args:
+        history: of `train.Trainer`.
+        path: of the PNG.
+    """
     steps = [entry["step"] for entry in history]
     figure, (left, right) = subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(steps, [entry["loss"] for entry in history], label="training loss")
