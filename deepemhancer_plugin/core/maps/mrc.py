@@ -384,11 +384,16 @@ def _inside(name: str, values: np.ndarray) -> np.ndarray:
     outside, inside = levels
     _warn(
         f"{name}: values from {lowest:g} to {highest:g}, where a mask has 0 to 1: "
-        f"{outside:.3g} is taken for 0 and {inside:.3g} for 1"
+        f"{_round_level(outside, highest - lowest):.3g} is taken for 0 and {inside:.3g} for 1"
     )
     undershoot = (outside - lowest) / (inside - outside)
     threshold = min(max(MASK_THRESHOLD, undershoot), 0.5)
     return values > outside + threshold * (inside - outside)
+
+
+def _round_level(level: float, span: float) -> float:
+    """A level without the rounding errors of a zero, which depend on the range."""
+    return round(level / span, 6) * span + 0.0
 
 
 def _two_levels(values: np.ndarray) -> tuple[float, float] | None:
