@@ -109,6 +109,17 @@ def measure_steps(
     return {step: measure_map(volume, reference, 1.0) for step, volume in steps.items()}
 
 
+def format_title(name: str, count: int) -> list[str]:
+    """Format what the tables are of."""
+    coarse, fine = 1 / CERTAIN_BAND[0], 1 / CERTAIN_BAND[1]
+    return [
+        f"# Amplitudes of the output: {name}",
+        "",
+        f"{count} maps simulated from structures of the validation split; amplitudes relative to "
+        f"those from {coarse:.0f} to {fine:.0f} A.",
+    ]
+
+
 def format_expected(curves: Curves) -> list[str]:
     """Format the amplitudes of the models' maps."""
     lines = [
@@ -207,15 +218,8 @@ def main() -> int:
         correlation = found[-1][2] / found[-1][0] / found[-1][1]
         print(f"{file.name}: correlation {np.round(correlation, 2)[::5]}", flush=True)
     curves = Curves(*np.array(found).swapaxes(0, 1))
-    coarse, fine = 1 / CERTAIN_BAND[0], 1 / CERTAIN_BAND[1]
-    head = [
-        f"# Amplitudes of the output: {model.name}",
-        "",
-        f"{len(found)} maps simulated from structures of the validation split; amplitudes "
-        f"relative to those from {coarse:.0f} to {fine:.0f} A.",
-    ]
     sections = [
-        head,
+        format_title(model.name, len(found)),
         format_expected(curves),
         format_gains(curves, fades),
         format_steps(steps, fades),

@@ -58,7 +58,7 @@ COLUMNS = (
     "FSC-0.5 least ordered fifth (A)",
 )
 LOWER_IS_BETTER = np.array([True, True, False, False, False, True])
-SCORED_ATOMS = 1500  # of a map, drawn with a seed; the mean Q-score's standard error is about 0.005
+SCORED_ATOMS = 1500  # of a map, drawn with a seed
 FEWEST_PHOSPHORUS = 10  # atoms of a nucleic acid; a cofactor has fewer
 RELION_MASK_LOW_PASS = 15.0  # A
 NOISE_EVERY = 6  # structures: one map of noise alone

@@ -37,10 +37,8 @@ from deepemhancer_plugin.core.maps.mrc import (
 )
 from deepemhancer_plugin.core.simulation.molecule import Molecule, read_molecule
 
-# CC_mask under which a model is taken to lie elsewhere. In its place it is over 0.45 for maps of 6
-# to 9 A, and 0.28 for a part of the molecule.
-LEAST_CC_MASK = 0.1
-LEAST_B_FACTOR_RANGE = 1.0  # A^2; a file with one B factor for all atoms does not tell their order
+LEAST_CC_MASK = 0.1  # a model that fits worse is taken to lie elsewhere
+LEAST_B_FACTOR_RANGE = 1.0  # A^2; a file with one B factor for all atoms says nothing of order
 COARSEST_RESOLUTION = 100.0  # A
 ENDINGS = ".gz", ".bz2", ".mrc", ".map"  # that a map's name is shown without
 

@@ -89,7 +89,7 @@ def measure_maps(
         progress: called with how much is done, and of how much.
 
     Returns:
-        The maps' metrics, and the limit; None where nothing tells it, and then nothing is averaged
+        The maps' metrics, and the limit; None where it is unknown, and then nothing is averaged
         or fitted.
     """
     show = progress or (lambda done, total: None)
