@@ -40,52 +40,26 @@ def write_iteration(
     middle = f"_half{half}" if half else ""
     stem = f"{root}_it{iteration:03d}{middle}_{kind}_external_reconstruct"
     (folder / root).parent.mkdir(parents=True, exist_ok=True)
-    values = (
-        {
-            "rlnExtReconsDataReal": f"{stem}_data_real.mrc",
-            "rlnExtReconsDataImag": f"{stem}_data_imag.mrc",
-            "rlnExtReconsWeight": f"{stem}_weight.mrc",
-            "rlnExtReconsResult": f"{stem}.mrc",
-            "rlnExtReconsResultStarfile": f"{stem}_out.star",
-            "rlnTau2FudgeFactor": 1.0,
-            "rlnPaddingFactor": 2.0,
-            "rlnReferenceDimensionality": 3,
-            "rlnOriginalImageSize": box,
-            "rlnCurrentImageSize": box - 4,
-        }
-        | ({} if version == "3.1" else {"rlnPixelSize": rate})
-        | general
-    )
-    spectra = (
-        "\nloop_ \n_rlnSpectralIndex #1 \n_rlnReferenceTau2 #2 \n_rlnGoldStandardFsc #3 \n"
-        + "".join(
-            f"{i:>12} {1e-3 / (i + 1):>12.6e} {1 / (1 + i / 9):>12.6f} \n"
-            for i in range(box // 2 + 1)
-        )
-    )
+    values = {
+        "rlnExtReconsDataReal": f"{stem}_data_real.mrc",
+        "rlnExtReconsDataImag": f"{stem}_data_imag.mrc",
+        "rlnExtReconsWeight": f"{stem}_weight.mrc",
+        "rlnExtReconsResult": f"{stem}.mrc",
+        "rlnExtReconsResultStarfile": f"{stem}_out.star",
+        "rlnTau2FudgeFactor": 1.0,
+        "rlnPaddingFactor": 2.0,
+        "rlnReferenceDimensionality": 3,
+        "rlnOriginalImageSize": box,
+        "rlnCurrentImageSize": box - 4,
+        "rlnPixelSize": None if version == "3.1" else rate,
+    } | general
+    listing = {key: value for key, value in values.items() if value is not None}
     (folder / f"{stem}.star").write_text(
-        listed(
-            version,
-            "external_reconstruct_general",
-            {k: v for k, v in values.items() if v is not None},
-        )
-        + f"\n{HEADER[version]}\n\ndata_external_reconstruct_tau2\n{spectra} \n"
+        listed(version, "external_reconstruct_general", listing)
+        + f"\n{HEADER[version]}\n\ndata_external_reconstruct_tau2\n{spectra(box)} \n"
     )
     before = f"{root}_it{iteration - 1:03d}"
-    (folder / f"{before}_sampling.star").write_text(
-        listed(
-            version,
-            "sampling_general",
-            {
-                "rlnIs3DSampling": 1,
-                "rlnHealpixOrder": order,
-                "rlnSymmetryGroup": "C1",
-                "rlnHealpixOrderOriginal": 2,
-            },
-        )
-        + f"\n{HEADER[version]}\n\ndata_sampling_directions\n\nloop_ \n"
-        "_rlnAngleRot #1 \n_rlnAngleTilt #2 \n   45.0    85.2 \n   50.6    80.4 \n \n"
-    )
+    write_sampling(folder / f"{before}_sampling.star", version, order)
     optimiser = {
         "rlnOutputRootName": root,
         "rlnCurrentIteration": iteration - 1,
@@ -97,17 +71,37 @@ def write_iteration(
         f"# RELION optimiser; version {version}.0\n# --o {root} --auto_refine\n"
         + listed(version, "optimiser_general", optimiser)
     )
+    model = {"rlnOriginalImageSize": box, "rlnPixelSize": rate, "rlnNrClasses": 1}
     for number in (1, 2):
         (folder / f"{before}_half{number}_model.star").write_text(
-            listed(
-                version,
-                "model_general",
-                {"rlnOriginalImageSize": box, "rlnPixelSize": rate, "rlnNrClasses": 1},
-            )
+            listed(version, "model_general", model)
             + f"\n{HEADER[version]}\n\ndata_model_classes\n\nloop_ \n"
             f"_rlnReferenceImage #1 \n_rlnClassDistribution #2 \n{before}_x.mrc 1.0 \n \n"
         )
     return f"{stem}.star"
+
+
+def spectra(box: int) -> str:
+    """A loop of a number of shells, as in the star file of a reconstruction."""
+    columns = "\nloop_ \n_rlnSpectralIndex #1 \n_rlnReferenceTau2 #2 \n_rlnGoldStandardFsc #3 \n"
+    return columns + "".join(
+        f"{i:>12} {1e-3 / (i + 1):>12.6e} {1 / (1 + i / 9):>12.6f} \n" for i in range(box // 2 + 1)
+    )
+
+
+def write_sampling(path: Path, version: str, order: int) -> None:
+    """Write the file of an iteration that holds its healpix order."""
+    values = {
+        "rlnIs3DSampling": 1,
+        "rlnHealpixOrder": order,
+        "rlnSymmetryGroup": "C1",
+        "rlnHealpixOrderOriginal": 2,
+    }
+    path.write_text(
+        listed(version, "sampling_general", values)
+        + f"\n{HEADER[version]}\n\ndata_sampling_directions\n\nloop_ \n"
+        "_rlnAngleRot #1 \n_rlnAngleTilt #2 \n   45.0    85.2 \n   50.6    80.4 \n \n"
+    )
 
 
 def program(folder: Path, body: str, name: str = "reconstruct") -> str:

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
-    run_interruptible,
-    log,
     collect_warnings,
+    log,
     peak_memory,
+    run_interruptible,
 )
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.files import check_outputs, write_text
+from deepemhancer_plugin.version import __version__
 
 EPILOG = """sub-commands (each with its own -h):
   deepemhancer demo        enhance simulated half maps of a synthetic protein

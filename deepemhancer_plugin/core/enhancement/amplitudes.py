@@ -101,7 +101,8 @@ def measure_uncertainty(frequency: np.ndarray, ratio: np.ndarray) -> float:
     """Measure how uncertain the output is, 0 to 1, by how far its amplitudes have faded.
 
     Args:
-        frequency, ratio: of `compare_amplitudes`.
+        frequency: of the shells, 1/A.
+        ratio: of each shell, from `compare_amplitudes`.
     """
     return float(1 - np.interp(SIDE_CHAIN_BAND, frequency, ratio).mean())
 

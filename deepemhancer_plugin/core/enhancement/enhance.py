@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.devices import Devices, select_devices
 from deepemhancer_plugin.core.enhancement.amplitudes import finish_map, sees_molecule
 from deepemhancer_plugin.core.enhancement.inputs import (
@@ -35,6 +34,7 @@ from deepemhancer_plugin.core.noise.directions import Views, measure_views
 from deepemhancer_plugin.core.noise.normalization import NoiseStats
 from deepemhancer_plugin.core.weights.load import load_weights
 from deepemhancer_plugin.core.weights.model import Model
+from deepemhancer_plugin.version import __version__
 
 logger = logging.getLogger(__name__)
 

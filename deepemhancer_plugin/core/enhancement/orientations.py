@@ -4,7 +4,6 @@ import numpy as np
 
 from deepemhancer_plugin.core.weights.model import Predictor
 
-
 # Which orientations an average takes: the identity; with it a third of a turn about the diagonal,
 # so that no axis stays where it is; the identity and the half turns about z, y and x; all.
 AVERAGES = {1: (0,), 2: (0, 5), 4: (0, 2, 8, 10), 24: tuple(range(24))}

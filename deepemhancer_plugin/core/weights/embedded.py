@@ -58,7 +58,7 @@ class EmbeddedModel:
 
     @property
     def stride(self) -> int:
-        """Distance between windows in voxels; closer ones of the embedded network change nothing."""
+        """Distance between windows in voxels."""
         return 16 if self.published else 48
 
     @property
@@ -138,6 +138,6 @@ def load_embedded(variant: str) -> EmbeddedModel:
 
 
 def load_file(path: str) -> EmbeddedModel:
-    """Give the weights that `deepemhancer train` wrote. InputError when the file is none of ours."""
+    """Give the weights that `deepemhancer train` wrote. InputError for a foreign file."""
     load_architecture(path)
     return EmbeddedModel(Path(path).stem, path)
