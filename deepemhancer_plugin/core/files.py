@@ -64,7 +64,7 @@ def check_outputs(outputs: Sequence[StrPath], inputs: Sequence[StrPath] = ()) ->
             as an input or another output.
     """
     taken = {os.path.realpath(path): f"input {os.fspath(path)}" for path in inputs}
-    for output in map(os.fspath, outputs):
+    for output in [os.fspath(output) for output in outputs]:
         _check_output(output)
         for other, what in taken.items():
             if os.path.realpath(output) == other or _same_file(output, other):

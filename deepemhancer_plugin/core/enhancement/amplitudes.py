@@ -152,7 +152,8 @@ def blend_data(
         more = np.float32(blend.more * uncertainty**blend.power)
         data *= np.float32(blend.least) + more * weakness
         volume += data
-    return np.maximum(volume, 0, out=volume)
+    np.maximum(volume, 0, out=volume)
+    return volume
 
 
 def finish_map(volume: np.ndarray, data: np.ndarray, fades: bool) -> np.ndarray:

@@ -145,7 +145,7 @@ def estimate_noise(
     if isinstance(noise, tuple):
         return noise_from_numbers(*noise)
     if noise == "classic":
-        return noise_as_original(sum(volumes) / len(volumes))
+        return noise_as_original(np.asarray(np.mean(volumes, axis=0, dtype=np.float32)))
     if noise != "auto":
         raise InputError(f"noise {noise}: auto, classic, or mean and standard deviation are right")
     if len(volumes) == 2:
@@ -169,7 +169,7 @@ def average_maps(volumes: list[np.ndarray]) -> np.ndarray:
     """Give the map, or the mean of the half maps; empties the list, so that they can go."""
     if len(volumes) == 1:
         return volumes.pop()
-    result = np.add(volumes.pop(0), volumes.pop(0))
+    result: np.ndarray = np.add(volumes.pop(0), volumes.pop(0))
     result *= np.float32(0.5)
     return result
 
@@ -211,5 +211,5 @@ def check_agreement(curve: np.ndarray, shape: tuple[int, ...]) -> bool:
 def find_end(volumes: Sequence[np.ndarray], rate: float) -> float | None:
     """Find the frequency in 1/A where a low-pass filter ended the maps; None without one."""
     if len(volumes) == 2:
-        return find_low_pass_of_halves(*volumes, rate)
+        return find_low_pass_of_halves(volumes[0], volumes[1], rate)
     return find_low_pass(volumes[0], rate)

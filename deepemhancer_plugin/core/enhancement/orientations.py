@@ -43,7 +43,8 @@ def average_orientations(predict: Predictor, count: int) -> Predictor:
         return predict
 
     def average(windows: np.ndarray) -> np.ndarray:
-        return np.mean([_predict_rotated(predict, windows, r) for r in AVERAGES[count]], axis=0)
+        seen = [_predict_rotated(predict, windows, rotation) for rotation in AVERAGES[count]]
+        return np.asarray(np.mean(seen, axis=0))
 
     return average
 
@@ -64,7 +65,7 @@ def combine_orientations(predict: Predictor, count: int) -> Predictor:
 
     def combine(windows: np.ndarray) -> np.ndarray:
         first, *others = AVERAGES[count]
-        result = np.maximum(_predict_rotated(predict, windows, first), 0)
+        result: np.ndarray = np.maximum(_predict_rotated(predict, windows, first), 0)
         dense = np.mean(result > DENSITY_LIMIT, axis=(1, 2, 3)) >= DENSE_FRACTION
         if not dense.any():
             return result
@@ -82,4 +83,5 @@ def combine_orientations(predict: Predictor, count: int) -> Predictor:
 def _predict_rotated(predict: Predictor, windows: np.ndarray, rotation: int) -> np.ndarray:
     """Predict windows in an orientation, and rotate the prediction back."""
     predictions = predict(np.stack([rotate_cube(window, rotation) for window in windows]))
-    return np.stack([rotate_back(prediction, rotation) for prediction in predictions])
+    back = [rotate_back(prediction, rotation) for prediction in predictions]
+    return np.stack(back)

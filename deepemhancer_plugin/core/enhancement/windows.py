@@ -57,7 +57,8 @@ def window_weights(tile: int, smooth: bool = True) -> np.ndarray:
     if not smooth:
         return np.ones((tile,) * 3, np.float32)
     profile = np.sin(np.pi * (np.arange(tile) + 0.5) / tile) ** 2
-    return (profile[:, None, None] * profile[:, None] * profile).astype(np.float32)
+    weights: np.ndarray = profile[:, None, None] * profile[:, None] * profile
+    return weights.astype(np.float32)
 
 
 def pad_to_tile(volume: np.ndarray, tile: int) -> tuple[np.ndarray, tuple[slice, ...]]:
