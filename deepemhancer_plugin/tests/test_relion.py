@@ -21,6 +21,7 @@ from deepemhancer_plugin.tests.base import CHECKOUT, EnhanceTest, write_map
 
 PROGRAMS = ("relion_refine_mpi", "relion_external_reconstruct", "mpirun")
 missing = [name for name in PROGRAMS if not shutil.which(name)]
+needs_mpi = unittest.skipIf("mpirun" in missing, "no mpirun here: as root, run `.ci/relion`")
 BOX, PIXEL = 32, 2.0  # voxels, A
 NUMBER = 160  # particles
 STAR = """data_optics
@@ -292,6 +293,7 @@ class TestForm(RelionTest):
         step._runFunc()
         return folder, executor.output
 
+    @needs_mpi
     def test_hook(self):
         """RELION's processes find the hook, which runs the program with the form's options."""
         prot = self.refine(enhanceFrom=5, modelType=MODEL_WIDE)
@@ -344,11 +346,13 @@ class TestForm(RelionTest):
             },
         )
 
+    @needs_mpi
     def test_a_refinement_without_the_hook_is_none_of_ours(self):
         self.programs(relion_refine_mpi="", relion_external_reconstruct="")
         with self.assertRaisesRegex(Exception, "^RELION never called the enhancer: "):
             self.run_with(self.refine())
 
+    @needs_mpi
     def test_failure_says_why(self):
         """The enhancer's own words, not mpirun's command; and what failed is not counted."""
         self.programs(
@@ -365,6 +369,7 @@ class TestForm(RelionTest):
             self.run_with(prot)
         self.assertIn("No half map enhanced yet.", prot._summary())
 
+    @needs_mpi
     def test_halves_that_the_hook_left_to_relion_are_counted(self):
         self.programs(
             relion_refine_mpi="""
