@@ -14,7 +14,6 @@ import pyworkflow.utils as pwutils
 from pyworkflow import VarTypes
 from scipion.install.funcs import VOID_TGZ, CondaCommandDef
 
-from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.constants import (
     CHECKPOINT,
     CHECKPOINTS_FOLDER,
@@ -31,6 +30,7 @@ from deepemhancer_plugin.constants import (
     URL,
 )
 from deepemhancer_plugin.launcher import MINIMUM_PYTHON
+from deepemhancer_plugin.version import __version__
 
 HERE = Path(__file__).resolve().parent
 ENV_NAME = f"{PACKAGE}-{__version__}"
