@@ -136,8 +136,8 @@ def test_continued_under_another_root(tmp_path, monkeypatch):
             ("           4", "        four"),
             "rlnHealpixOrder is 'four'",
         ),
-        ("out/run_it006_half1_model.star", ("1.5", "0.0"), "between 0.1 and 50"),
-        ("out/run_it006_half1_model.star", ("1.5", "nan"), "between 0.1 and 50"),
+        ("out/run_it006_half1_model.star", ("1.5", "0.0"), "between 0.2 and 50"),
+        ("out/run_it006_half1_model.star", ("1.5", "nan"), "between 0.2 and 50"),
         (
             "out/run_it006_optimiser.star",
             ("data_optimiser_general", "data_other"),

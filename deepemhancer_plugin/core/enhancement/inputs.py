@@ -13,7 +13,8 @@ from deepemhancer_plugin.core.enhancement.orientations import AVERAGES
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.maps import symmetry
 from deepemhancer_plugin.core.maps.appearance import warn_if_processed
-from deepemhancer_plugin.core.maps.mrc import Map, MapLike, as_map, as_mask, check_halves
+from deepemhancer_plugin.core.maps.masks import as_mask
+from deepemhancer_plugin.core.maps.mrc import Map, MapLike, as_map, check_halves
 from deepemhancer_plugin.core.maps.resampling import resampled_shape
 from deepemhancer_plugin.core.maps.spectrum import find_low_pass, find_low_pass_of_halves
 from deepemhancer_plugin.core.noise.normalization import NoiseStats, noise_from_numbers

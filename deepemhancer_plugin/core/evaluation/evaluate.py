@@ -26,12 +26,11 @@ from deepemhancer_plugin.core.evaluation.report import (
     measure_halves,
     measure_maps,
 )
+from deepemhancer_plugin.core.maps.masks import as_soft_mask
 from deepemhancer_plugin.core.maps.mrc import (
-    MASK_THRESHOLD,
     Map,
     MapLike,
     as_map,
-    as_mask,
     check_halves,
     check_same_grid,
 )
@@ -123,7 +122,7 @@ def evaluate(
     first = (volumes + pair)[0]
     rate = first.sampling_rate
     _check_resolution(resolution, rate)
-    soft = None if mask is None else _read_soft_mask(mask, first, sampling_rate)
+    soft = None if mask is None else as_soft_mask(mask, first, sampling_rate)
     name = "" if model is None and model_map is None else _name_model(model, model_map)
     reference = _make_reference(model, model_map, soft, first, sampling_rate, atoms, seed)
 
@@ -186,20 +185,6 @@ def _read_maps(
     for other in others:
         check_same_grid(other, first)
     return volumes, pair
-
-
-def _read_soft_mask(mask: MapLike, like: Map, sampling_rate: float | None) -> np.ndarray:
-    """Read the values of a mask (z, y, x), brought to 0 outside and 1 inside."""
-    inside = as_mask(mask, like, sampling_rate)
-    if isinstance(mask, np.ndarray):
-        values = mask.astype(np.float32)
-    else:
-        values = as_map(mask, like.sampling_rate).data
-    low, high = 0.0, 1.0
-    if max(abs(values.min()), abs(values.max() - 1)) > MASK_THRESHOLD:
-        low, high = float(np.median(values[~inside])), float(np.median(values[inside]))
-    values = (values - np.float32(low)) / np.float32(high - low)
-    return values.clip(0, 1)
 
 
 def _make_reference(

@@ -12,11 +12,11 @@ import numpy as np
 from deepemhancer_plugin.core.devices import Devices, select_devices
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.localres.mask import auto_mask
+from deepemhancer_plugin.core.maps.masks import as_mask
 from deepemhancer_plugin.core.maps.mrc import (
     Map,
     MapLike,
     as_map,
-    as_mask,
     check_halves,
     check_same_grid,
 )
@@ -59,7 +59,7 @@ def read_or_make_mask(
         Boolean (z, y, x), and where it comes from: its path, or "array", "halves" or "map".
 
     Raises:
-        InputError: as `mrc.as_mask`, or nothing in the map stands out of its noise.
+        InputError: as `masks.as_mask`, or nothing in the map stands out of its noise.
     """
     if mask is None:
         pair = None if halves is None else (halves[0].data, halves[1].data)

@@ -36,7 +36,8 @@ from deepemhancer_plugin.core.localres.predict import (
 )
 from deepemhancer_plugin.core.localres.statistics import summarize
 from deepemhancer_plugin.core.maps.filters import apply_gain, shell_width
-from deepemhancer_plugin.core.maps.mrc import Map, MapLike, as_map, as_mask
+from deepemhancer_plugin.core.maps.masks import as_mask
+from deepemhancer_plugin.core.maps.mrc import Map, MapLike, as_map
 from deepemhancer_plugin.core.maps.spectrum import resolution
 from deepemhancer_plugin.version import __version__
 

@@ -1,52 +1,46 @@
-"""MRC and CCP4 maps, in and out, with the geometry kept to the last header field.
+"""Maps in and out: MRC and CCP4, with the geometry kept to the last header field.
 
 In memory a map is always a C-contiguous float32 array (z, y, x); in the file it may have any axis
 order, byte order, real mode and compression. Files are read and written one section at a time, so
-that a map costs its voxels once and no more.
-
-Format: Cheng et al. 2015, J. Struct. Biol. 192, 146-150 (MRC2014), through the header layout of
-`mrcfile`.
+that a map costs its voxels once and no more. What is read besides stands in `formats`.
 """
 
 import bz2
 import contextlib
 import gzip
 import os
-import warnings
+import stat
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BufferedIOBase
-from typing import Any
 
 import numpy as np
-from mrcfile.dtypes import HEADER_DTYPE
-from mrcfile.utils import (
-    byte_order_from_machine_stamp,
-    data_dtype_from_header,
-    machine_stamp_from_byte_order,
-    spacegroup_is_volume_stack,
+from mrcfile.utils import data_dtype_from_header
+
+from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.files import StrPath, replacing
+from deepemhancer_plugin.core.maps.formats import FOREIGN, read_foreign
+from deepemhancer_plugin.core.maps.header import (
+    SAMPLING_TOLERANCE,
+    add_labels,
+    by_axis,
+    check_sampling_rate,
+    check_surplus,
+    format_numbers,
+    header_of_volume,
+    in_file_order,
+    new_header,
+    read_header,
+    set_sampling,
+    truncation_error,
+    voxel_type,
+    warn_of_unit,
 )
 
-from deepemhancer_plugin.core.errors import InputError, MapWarning
-from deepemhancer_plugin.core.files import StrPath, replacing
-
-SAMPLING_LIMITS = 0.1, 50.0  # A/voxel; outside of it, somebody gave nm, pm or a magnification
-ANISOTROPY_LIMIT = 0.01  # largest over smallest voxel edge, minus one
-SAMPLING_TOLERANCE = 1e-3  # two sampling rates closer than this are one that was rounded
 POSITION_TOLERANCE = 0.01  # voxels
-MASK_THRESHOLD = 0.01  # of a mask's range from 0 to 1, as in the original program
-# Median distance of the voxels from the mask's level, of the distance between its two levels.
-# Masks that were interpolated have less, the dense part of a density map has more.
-LEVEL_SPREAD = 0.15
-# Of the voxels on one side of the middle, and at least: so many at the extreme are a level.
-PLATEAU_FRACTION, PLATEAU_VOXELS = 0.05, 27
-
-_READABLE = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
-_REFUSED = {3: "a complex int16 transform", 4: "a complex float32 transform", 101: "4-bit integers"}
-_HEADER_BYTES = HEADER_DTYPE.itemsize
-_LABELS, _LABEL_LENGTH = 10, 80
-_VERSIONS = 20140, 20141  # of the MRC2014 format
+NO_FILE = "no such file"
+FLOAT16_LIMITS = 0.01, 65504.0  # what a map's largest value must lie within to be kept as float16
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +80,8 @@ MapLike = StrPath | Map | np.ndarray  # what the functions of the face take for 
 def read_map(path: StrPath, sampling_rate: float | None = None) -> Map:
     """Read a map of any real mode, byte order and axis order.
 
-    Compressed files (.gz and .bz2) are recognised by their content.
+    Compressed files (.gz and .bz2), arrays of NumPy (.npy) and maps of EMAN (.hdf) are recognised
+    by their content. Of a link, messages name the target.
 
     Args:
         path: The file.
@@ -105,10 +100,10 @@ def read_map(path: StrPath, sampling_rate: float | None = None) -> Map:
             orthogonal; voxel edges that differ by more than 1 %; sampling rate absent or absurd.
 
     Warns:
-        MapWarning: `sampling_rate` differs from the header's; wrong machine stamp; more bytes than
-            the header says.
+        MapWarning: `sampling_rate` differs from the header's, or looks like nm; what was mended in
+            the header (see `header`); more bytes than the header says.
     """
-    volume = _read(os.fspath(path), sampling_rate)
+    volume = read_values(os.fspath(path), sampling_rate)
     _check_density(volume.path, volume.data)
     return volume
 
@@ -131,16 +126,8 @@ def new_map(
         The map.
     """
     data = np.ascontiguousarray(data, np.float32)
-    nz, ny, nx = data.shape
     x, y, z = (float(value) for value in origin)
-    header = np.zeros((), HEADER_DTYPE).view(np.recarray)
-    header.nx, header.ny, header.nz = header.mx, header.my, header.mz = nx, ny, nz
-    header.cella = nx * sampling_rate, ny * sampling_rate, nz * sampling_rate
-    header.cellb = 90, 90, 90
-    header.origin = x, y, z
-    header.mapc, header.mapr, header.maps = 1, 2, 3
-    header.mode, header.ispg, header.nversion, header.map = 2, 1, _VERSIONS[-1], b"MAP "
-    header.machst = list(machine_stamp_from_byte_order("="))
+    header = new_header(data.shape, sampling_rate, (x, y, z))
     return Map(data, float(sampling_rate), (x, y, z), (0, 0, 0), header, b"", path)
 
 
@@ -166,16 +153,17 @@ def as_map(source: MapLike, sampling_rate: float | None = None, name: str = "map
     if isinstance(source, str | os.PathLike):
         return read_map(source, sampling_rate)
     if isinstance(source, Map):
-        data = _real_voxels(source.path or name, source.data)
+        data = copy_voxels(source.path or name, source.data)
         header = source.header.copy()
         rate = source.sampling_rate if sampling_rate is None else sampling_rate
-        rate = _set_sampling(source.path or name, header, rate)
+        rate = set_sampling(source.path or name, header, rate)
         volume = _make_map(data, rate, header, source.extended_header, source.path or name)
     else:
-        data = _real_voxels(name, source)
+        data = copy_voxels(name, source)
         if sampling_rate is None:
             raise InputError(f"{name}: an array has no sampling rate: pass it in A/voxel")
-        _check_sampling_rate(name, sampling_rate)
+        check_sampling_rate(name, sampling_rate)
+        warn_of_unit(name, data.shape, sampling_rate)
         volume = new_map(data, sampling_rate, path=name)
     _check_density(volume.path, volume.data)
     return volume
@@ -201,72 +189,27 @@ def check_same_grid(volume: Map, like: Map) -> None:
     Raises:
         InputError: Box, sampling rate, or position of the first voxel differ.
     """
-    _check_sampling(volume, like)
-    if not _same_position(volume, like):
+    check_same_sampling(volume, like)
+    if not same_position(volume, like):
         raise InputError(
-            f"{volume.path}: its first voxel lies at {_numbers(volume.position)} A (x, y, z): "
-            f"it must be {_numbers(like.position)}, as {like.path}"
+            f"{volume.path}: its first voxel lies at {format_numbers(volume.position)} A "
+            f"(x, y, z): it must be {format_numbers(like.position)}, as {like.path}"
         )
 
 
-def read_mask(path: StrPath, like: Map, sampling_rate: float | None = None) -> np.ndarray:
-    """Read a mask for a map from a file; see `as_mask`."""
-    return as_mask(path, like, sampling_rate)
-
-
-def as_mask(
-    source: MapLike, like: Map, sampling_rate: float | None = None, name: str = "mask"
-) -> np.ndarray:
-    """Give the mask that a path, a `Map` or an array means.
-
-    A voxel counts as inside from 1 % of the way from the outside's level to the inside's, so a soft
-    edge does. The levels are 0 and 1; a mask that was rescaled or interpolated has others, which
-    are found, and what overshoots them is clipped. Where values lie under the outside's level,
-    ripples as far above it do not count as inside.
-
-    Args:
-        source: A file, a map as read, or an array (z, y, x) of booleans, integers or floats.
-        like: The map it belongs to. A file without a sampling rate takes the map's.
-        sampling_rate: A/voxel of a file, as in `read_map`: wins over the header's.
-        name: What messages call an array.
-
-    Returns:
-        Booleans (z, y, x), true inside.
-
-    Raises:
-        InputError: As `read_map`; box or sampling rate other than the map's; another position than
-            the map's, where both headers tell one; a map without two levels.
-
-    Warns:
-        MapWarning: As `read_map`; the mask was rescaled; its header or the map's tells no position.
-    """
-    if isinstance(source, str | os.PathLike):
-        mask = _read(os.fspath(source), sampling_rate, absent=like.sampling_rate)
-    elif isinstance(source, Map):
-        mask = as_map(source, sampling_rate)
-    else:
-        is_bool = isinstance(source, np.ndarray) and source.dtype == bool
-        values = _real_voxels(name, source.view(np.uint8) if is_bool else source)
-        mask = new_map(values, like.sampling_rate, like.position, name)
-    label = mask.path if mask.path == name else f"mask {mask.path}"
-    mask = replace(mask, path=label)
-    _check_sampling(mask, like)
-    if any(mask.position) and any(like.position):
-        check_same_grid(mask, like)
-    elif not _same_position(mask, like):
-        _warn(
-            f"{label}: its first voxel lies at {_numbers(mask.position)} A (x, y, z), and that of "
-            f"{like.path} at {_numbers(like.position)}: taken to be the same"
-        )
-    return _inside(label, mask.data)
-
-
-def write_map(path: StrPath, data: np.ndarray, like: Map, labels: Sequence[str] = ()) -> None:
+def write_map(
+    path: StrPath,
+    data: np.ndarray,
+    like: Map,
+    labels: Sequence[str] = (),
+    float16: bool = False,
+) -> None:
     """Write voxels with the geometry of another map; all or nothing.
 
-    The mode is 2 (float32); byte order, axis order, cell, start, origin and extended header are
-    those of `like`, and so is the space group, but for 0 (an image stack), which becomes 1. Angles
-    that were left empty become 90 degrees, an unknown version of the format that of MRC2014.
+    The mode is 2 (float32) or 12 (float16); byte order, axis order, cell, start, origin and
+    extended header are those of `like`, and so is the space group where it is that of a crystal;
+    others become 1 (P1, as a single volume has it). Angles that were left empty become 90 degrees,
+    an unknown version of the format that of MRC2014.
     Statistics are computed anew. Labels are added behind the old ones, and the oldest go when the
     ten places are full; blank ones are not kept. A path that ends with .gz or .bz2 is compressed.
     The file appears under its name when it is complete.
@@ -276,18 +219,21 @@ def write_map(path: StrPath, data: np.ndarray, like: Map, labels: Sequence[str] 
         data: Voxels (z, y, x), in the box of `like`.
         like: Where the geometry comes from; its `data` is not looked at.
         labels: ASCII, up to 80 characters each; the rest is cut off.
+        float16: Half the size, with three digits of each value.
 
     Raises:
-        InputError: The file cannot be written (disk full, no permission).
+        InputError: The file cannot be written (disk full, no permission); values beyond float16;
+            a name that ends as that of another format.
         ValueError: `data` is not in the box of `like`.
     """
     path = os.fspath(path)
-    header = _header_of_volume(like.header)
-    sections = _in_file_order(data, header)
+    _check_format(path, data, float16)
+    header = header_of_volume(like.header, float16)
+    sections = in_file_order(data, header)
     if sections.shape != (header.nz, header.ny, header.nx):
         raise ValueError(f"{path}: voxels {data.shape} do not fit the box of {like.path}")
     header.dmin, header.dmax, header.dmean, header.rms = _statistics(data)
-    _set_labels(header, labels)
+    add_labels(header, labels)
     dtype = data_dtype_from_header(header)
     try:
         with (
@@ -306,8 +252,8 @@ def write_map(path: StrPath, data: np.ndarray, like: Map, labels: Sequence[str] 
 # Checks
 
 
-def _real_voxels(name: str, data: object) -> np.ndarray:
-    """A copy of an array as float32 (z, y, x); InputError where it is no real, finite 3-D map."""
+def copy_voxels(name: str, data: object) -> np.ndarray:
+    """Copy an array as float32 (z, y, x); InputError where it is no real, finite 3-D map."""
     if not isinstance(data, np.ndarray):
         kind = type(data).__name__
         raise InputError(f"{name}: a {kind}: the path of a map, a map, or an array is needed")
@@ -340,17 +286,8 @@ def _check_finite(path: str, data: np.ndarray) -> None:
     )
 
 
-def _check_sampling_rate(path: str, rate: float) -> None:
-    low, high = SAMPLING_LIMITS
-    if not low <= rate <= high:
-        raise InputError(
-            f"{path}: sampling rate {rate:g} A/voxel was given: between {low:g} and {high:g} is "
-            "needed"
-        )
-
-
-def _check_sampling(volume: Map, like: Map) -> None:
-    """Refuse a map with another box or sampling rate."""
+def check_same_sampling(volume: Map, like: Map) -> None:
+    """Raise InputError for a map with another box or sampling rate."""
     if volume.data.shape != like.data.shape:
         raise InputError(
             f"{volume.path}: box {_box(volume)} (z, y, x): it must be {_box(like)}, as {like.path}"
@@ -362,95 +299,90 @@ def _check_sampling(volume: Map, like: Map) -> None:
         )
 
 
-def _same_position(volume: Map, like: Map) -> bool:
+def same_position(volume: Map, like: Map) -> bool:
+    """Tell whether the first voxels of two maps lie in one place."""
     tolerance = POSITION_TOLERANCE * like.sampling_rate
-    return np.allclose(volume.position, like.position, rtol=0, atol=tolerance)
-
-
-# Masks
-
-
-def _inside(name: str, values: np.ndarray) -> np.ndarray:
-    """Booleans of a mask's values, which are brought to 0 outside and 1 inside before."""
-    lowest, highest = float(values.min()), float(values.max())
-    if abs(lowest) <= MASK_THRESHOLD and abs(highest - 1) <= MASK_THRESHOLD:
-        return values > MASK_THRESHOLD
-    levels = _two_levels(values) if lowest < highest else None
-    if levels is None:
-        raise InputError(
-            f"{name}: values from {lowest:g} to {highest:g}: a mask has two levels, 0 outside and "
-            "1 inside"
-        )
-    outside, inside = levels
-    _warn(
-        f"{name}: values from {lowest:g} to {highest:g}, where a mask has 0 to 1: "
-        f"{_round_level(outside, highest - lowest):.3g} is taken for 0 and {inside:.3g} for 1"
-    )
-    undershoot = (outside - lowest) / (inside - outside)
-    threshold = min(max(MASK_THRESHOLD, undershoot), 0.5)
-    return values > outside + threshold * (inside - outside)
-
-
-def _round_level(level: float, span: float) -> float:
-    """A level without the rounding errors of a zero, which depend on the range."""
-    return round(level / span, 6) * span + 0.0
-
-
-def _two_levels(values: np.ndarray) -> tuple[float, float] | None:
-    """The values outside and inside a mask; None where there are no two levels.
-
-    They are the extremes, where many voxels lie on each; else the medians of what Otsu's threshold
-    (1979, IEEE Trans. Syst. Man Cybern. 9, 62-66) parts, where most voxels lie near these.
-    """
-    from skimage.filters import threshold_otsu
-
-    lowest, highest = float(values.min()), float(values.max())
-    scaled = (values - np.float32(lowest)) / np.float32(highest - lowest)
-    if _is_plateau(scaled) and _is_plateau(1 - scaled):
-        return lowest, highest
-    above = values > threshold_otsu(values)
-    outside, inside = float(np.median(values[~above])), float(np.median(values[above]))
-    spread = max(
-        float(np.median(np.abs(values[~above] - outside))),
-        float(np.median(np.abs(values[above] - inside))),
-    )
-    return (outside, inside) if spread < LEVEL_SPREAD * (inside - outside) else None
-
-
-def _is_plateau(scaled: np.ndarray) -> bool:
-    """Whether many of the voxels under 0.5 lie within 1 % of 0."""
-    at_end = np.count_nonzero(scaled < MASK_THRESHOLD)
-    least = max(PLATEAU_VOXELS, PLATEAU_FRACTION * np.count_nonzero(scaled < 0.5))
-    return bool(at_end >= least)
+    return bool(np.allclose(volume.position, like.position, rtol=0, atol=tolerance))
 
 
 # Reading
 
 
-def _read(path: str, sampling_rate: float | None, absent: float | None = None) -> Map:
-    """Read a map, constant or not; `absent` is the sampling rate of a header that has none."""
-    if not os.path.exists(path):
-        raise InputError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise InputError(f"{path}: a folder: give a map in it")
+def read_values(
+    path: str,
+    sampling_rate: float | None,
+    absent: float | None = None,
+    box: tuple[int, ...] | None = None,
+) -> Map:
+    """Read a map, constant or not.
+
+    Args:
+        path: The file.
+        sampling_rate: A/voxel; wins over the header's.
+        absent: A/voxel where the file has none.
+        box: Box (z, y, x) that a file must have for `sampling_rate` to hold for it.
+
+    Raises:
+        InputError: As `read_map`, but for a constant map.
+
+    Warns:
+        MapWarning: As `read_map`.
+    """
+    name = _check_file(path)
     try:
-        with _decompressing(path) as stream:
-            header = _header(path, stream.read(_HEADER_BYTES))
-            _check_kind(path, header)
-            rate = _set_sampling(path, header, sampling_rate, absent)
+        foreign = read_foreign(name)
+        if foreign is not None:
+            return _map_of_array(name, *foreign, sampling_rate, absent, box)
+        with _decompressing(name) as stream:
+            header = read_header(name, stream)
+            shape = by_axis(header, (header.nz, header.ny, header.nx))[::-1]
+            given = sampling_rate if box in (None, shape) else None
+            rate = set_sampling(name, header, given, absent)
             extended_header = stream.read(int(header.nsymbt))
             if len(extended_header) < header.nsymbt:
                 raise InputError(
-                    f"{path}: truncated: the extended header has {len(extended_header)} of "
+                    f"{name}: truncated: the extended header has {len(extended_header)} of "
                     f"{header.nsymbt} bytes"
                 )
-            data = _voxels(path, header, stream)
+            data = _voxels(name, header, stream)
     except (EOFError, zlib.error, OSError) as error:
         raise InputError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+            f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from error
-    _check_finite(path, data)
-    return _make_map(data, rate, header, extended_header, path)
+    _check_finite(name, data)
+    return _make_map(data, rate, header, extended_header, name)
+
+
+def _check_file(path: str) -> str:
+    """The name of a regular file, a link's target; InputError where there is none."""
+    name = os.path.realpath(path) if os.path.islink(path) else path
+    if not os.path.exists(path):
+        raise InputError(f"{path}: " + (f"a link to {name}: " if name != path else "") + NO_FILE)
+    if os.path.isdir(path):
+        raise InputError(f"{path}: a folder: give a map in it")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{path}: a device or pipe: give the name of a regular file")
+    return name
+
+
+def _map_of_array(
+    path: str,
+    data: np.ndarray,
+    rate: float | None,
+    origin: Sequence[float],
+    given: float | None,
+    absent: float | None,
+    box: tuple[int, ...] | None,
+) -> Map:
+    """The map of another format's voxels; arguments as of `read_foreign` and `read_values`."""
+    voxels = copy_voxels(path, data)
+    if box not in (None, voxels.shape):
+        given = None
+    known = rate or given or absent
+    if known is None:
+        raise InputError(f"{path}: no sampling rate in the file: pass it (-s)")
+    header = new_header(voxels.shape, known, origin)
+    return _make_map(voxels, set_sampling(path, header, given), header, b"", path)
 
 
 def _make_map(
@@ -458,7 +390,7 @@ def _make_map(
 ) -> Map:
     """The map of voxels and a header."""
     origin = float(header.origin.x), float(header.origin.y), float(header.origin.z)
-    nstart = _by_axis(header, (header.nzstart, header.nystart, header.nxstart))
+    nstart = by_axis(header, (header.nzstart, header.nystart, header.nxstart))
     return Map(data, rate, origin, nstart, header, extended_header, path)
 
 
@@ -472,204 +404,45 @@ def _decompressing(path: str) -> BufferedIOBase:
     return open(path, "rb")
 
 
-def _header(path: str, raw: bytes) -> np.recarray:
-    """The header in the byte order of the file, with a stamp that says so."""
-    if not raw:
-        raise InputError(f"{path}: empty file: an MRC map is needed")
-    if len(raw) < _HEADER_BYTES:
-        raise InputError(
-            f"{path}: not an MRC file: {len(raw)} bytes, and the header alone has {_HEADER_BYTES}"
-        )
-    header = np.frombuffer(raw, HEADER_DTYPE).reshape(()).copy().view(np.recarray)
-    if bytes(header.map)[:3] != b"MAP":
-        raise InputError(
-            f"{path}: not an MRC file: no 'MAP' at byte 209: an MRC or CCP4 map is needed"
-        )
-    orders = [order for order in "<>" if _sensible(header.view(HEADER_DTYPE.newbyteorder(order)))]
-    if not orders:
-        raise InputError(
-            f"{path}: not an MRC file: box, mode and extended header make no sense in either byte "
-            "order"
-        )
-    try:
-        stamped = byte_order_from_machine_stamp(header.machst)
-    except ValueError:
-        stamped = None
-    order = stamped if stamped in orders else orders[0]
-    if order != stamped:
-        stamp, name = bytes(header.machst).hex(" "), {"<": "little", ">": "big"}[order]
-        _warn(
-            f"{path}: wrong machine stamp {stamp}; read as {name}-endian, as box and mode suggest"
-        )
-        header.machst = list(machine_stamp_from_byte_order(order))
-    return header.view(HEADER_DTYPE.newbyteorder(order), np.recarray)
-
-
-def _sensible(header: np.ndarray) -> bool:
-    """Tell the right byte order: in the wrong one, even a box of 1 is 16,777,216."""
-    box = all(0 < header[name] < 2**16 for name in ("nx", "ny", "nz"))
-    return bool(box and 0 <= header["mode"] < 2**8 and 0 <= header["nsymbt"] < 2**28)
-
-
-def _check_kind(path: str, header: np.recarray) -> None:
-    """Refuse whatever is not a single real map in an orthogonal cell."""
-    columns, rows, sections = int(header.nx), int(header.ny), int(header.nz)
-    if int(header.mode) not in _READABLE:
-        kind = _REFUSED.get(int(header.mode), "unknown")
-        modes = ", ".join(f"{mode} ({name})" for mode, name in _READABLE.items())
-        raise InputError(
-            f"{path}: mode {header.mode} is {kind}: a real-space map of mode {modes} is needed"
-        )
-    if min(columns, rows, sections) == 1:
-        raise InputError(
-            f"{path}: a 2-D image ({columns} x {rows} x {sections}): a 3-D map is needed"
-        )
-    if not any((header.mapc, header.mapr, header.maps)):
-        # Left empty by old programs, which all mean this.
-        header.mapc, header.mapr, header.maps = 1, 2, 3
-    if sorted(_axes(header)) != [0, 1, 2]:
-        order = f"{header.mapc}, {header.mapr}, {header.maps}"
-        raise InputError(
-            f"{path}: axis order (MAPC, MAPR, MAPS) {order}: a permutation of 1, 2, 3 is needed"
-        )
-    depth = int((header.mx, header.my, header.mz)[_axes(header)[0]])
-    if spacegroup_is_volume_stack(header.ispg):
-        count = f"{sections // depth} volumes of {depth} sections, " if depth > 0 else ""
-        raise InputError(
-            f"{path}: a stack of volumes ({count}space group {header.ispg}): one map a file is "
-            "needed"
-        )
-    if header.ispg in (0, 1) and 0 < depth < sections and sections % depth == 0:
-        kind = f"{sections} images"
-        if depth > 1:
-            kind = f"{sections // depth} volumes of {depth} sections"
-        raise InputError(
-            f"{path}: a stack of {kind} (NZ {sections}, MZ {depth}): one 3-D map is needed; "
-            f"if it is one, set MZ to {sections}"
-        )
-    angles = np.array(header.cellb.tolist())
-    # Some programs leave all of them zero.
-    if angles.any() and not np.allclose(angles, 90, rtol=0, atol=0.1):
-        raise InputError(
-            f"{path}: cell angles {_numbers(angles)} degrees: an orthogonal cell (90, 90, 90) is "
-            "needed"
-        )
-
-
-def _set_sampling(
-    path: str, header: np.recarray, given: float | None, absent: float | None = None
-) -> float:
-    """The sampling rate, A/voxel; where a given one contradicts the header, it is corrected."""
-    if given is not None:
-        _check_sampling_rate(path, given)
-    intervals = np.array([header.mx, header.my, header.mz], float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        voxel = np.array(header.cella.tolist()) / intervals
-    voxel[(intervals <= 0) | ~np.isfinite(voxel)] = 0
-    if given is None and not voxel.any():
-        given = absent
-    if given is None:
-        _check_voxel(path, voxel)
-        return round(float(voxel.mean()), 6)  # the cell is float32: 1.35, not 1.3500000238
-    if not np.allclose(voxel, given, rtol=SAMPLING_TOLERANCE, atol=0):
-        if voxel.any():
-            _warn(
-                f"{path}: the header says {_edges(voxel)} A/voxel (x, y, z); the given {given:g} "
-                "is used, and written to the output"
-            )
-        box = _by_axis(header, (header.nz, header.ny, header.nx))
-        intervals = np.where(intervals > 0, intervals, box)
-        header.mx, header.my, header.mz = (int(n) for n in intervals)
-        header.cella = tuple(intervals * given)
-        scale = np.where(voxel > 0, given / np.where(voxel > 0, voxel, 1), 1)
-        header.origin = tuple(np.array(header.origin.tolist()) * scale)
-    return float(given)
-
-
-def _check_voxel(path: str, voxel: np.ndarray) -> None:
-    """Refuse a header's voxel (edges x, y, z in A) that is absent, anisotropic or absurd."""
-    low, high = SAMPLING_LIMITS
-    edges = _edges(voxel)
-    if (voxel <= 0).any():
-        raise InputError(
-            f"{path}: the header's sampling rate is {edges} A/voxel (x, y, z): "
-            "pass the right one (-s)"
-        )
-    if voxel.max() > (1 + ANISOTROPY_LIMIT) * voxel.min():
-        raise InputError(
-            f"{path}: voxels are anisotropic, {edges} A (x, y, z): resample the map to cubic "
-            "voxels, or pass the sampling rate (-s) if the header is wrong"
-        )
-    if not (low <= voxel.min() and voxel.max() <= high):
-        raise InputError(
-            f"{path}: the header's sampling rate is {edges} A/voxel (x, y, z): "
-            f"between {low:g} and {high:g} is needed; pass the right one (-s)"
-        )
-
-
 def _voxels(path: str, header: np.recarray, stream: BufferedIOBase) -> np.ndarray:
     """The voxels, float32 (z, y, x), read section by section."""
-    dtype = data_dtype_from_header(header)
-    nx, ny, nz = _by_axis(header, (header.nz, header.ny, header.nx))
+    dtype = voxel_type(path, header)
+    nx, ny, nz = by_axis(header, (header.nz, header.ny, header.nx))
     try:
         data = np.empty((nz, ny, nx), np.float32)
     except MemoryError as error:
         raise InputError(
             f"{path}: a box of {nz} x {ny} x {nx} (z, y, x) does not fit into memory"
         ) from error
-    sections = _in_file_order(data, header)
+    sections = in_file_order(data, header)
     buffer = np.empty(sections[0].size * dtype.itemsize, np.uint8)
     for index, section in enumerate(sections):
         count = stream.readinto(buffer.data)
         if count < buffer.size:
-            raise InputError(
-                f"{path}: truncated: {index * buffer.size + count} bytes of voxels, and the header "
-                f"announces {len(sections) * buffer.size} "
-                f"({header.nx} x {header.ny} x {header.nz}, mode {header.mode})"
-            )
+            raise truncation_error(path, header, index * buffer.size + count)
         section[...] = buffer.view(dtype).reshape(section.shape)
     surplus = 0
     # To the end, where compressed files have their checksum.
     while rest := stream.read(2**20):
         surplus += len(rest)
-    if surplus:
-        _warn(
-            f"{path}: {surplus} bytes more than the header announces follow the voxels; "
-            "they are ignored"
-        )
+    check_surplus(path, header, surplus)
     return data
-
-
-def _axes(header: np.recarray) -> tuple[int, int, int]:
-    """Spatial axis (0 x, 1 y, 2 z) of the file's sections, rows and columns."""
-    return int(header.maps) - 1, int(header.mapr) - 1, int(header.mapc) - 1
-
-
-def _by_axis(header: np.recarray, values: Sequence[Any]) -> tuple[int, int, int]:
-    """Integers of sections, rows and columns, as x, y, z."""
-    of = dict(zip(_axes(header), values, strict=True))
-    return int(of[0]), int(of[1]), int(of[2])
-
-
-def _in_file_order(data: np.ndarray, header: np.recarray) -> np.ndarray:
-    """A view of voxels (z, y, x) as the file's (sections, rows, columns)."""
-    return data.transpose([2 - axis for axis in _axes(header)])
 
 
 # Writing
 
 
-def _header_of_volume(like: np.recarray) -> np.recarray:
-    """A copy of a header that says float32, one volume, right angles, and MRC2014."""
-    header = like.copy()
-    header.mode, header.map = 2, b"MAP "
-    if header.ispg == 0:
-        header.ispg = 1
-    if not any(header.cellb.tolist()):
-        header.cellb = 90, 90, 90
-    if header.nversion not in _VERSIONS:
-        header.nversion = _VERSIONS[-1]
-    return header
+def _check_format(path: str, data: np.ndarray, float16: bool) -> None:
+    """Refuse names of other formats, and values that float16 does not hold."""
+    if path.lower().endswith(FOREIGN):
+        raise InputError(f"output {path}: what is written is MRC: let the name end with .mrc")
+    largest = float(max(data.max(), -data.min()))
+    low, high = FLOAT16_LIMITS
+    if float16 and largest and not low <= largest <= high:
+        raise InputError(
+            f"output {path}: values up to {largest:g}: float16 keeps from {low:g} to {high:g}: "
+            "write float32"
+        )
 
 
 def _compressing(
@@ -693,28 +466,8 @@ def _statistics(data: np.ndarray) -> tuple[float, float, float, float]:
     return float(data.min()), float(data.max()), mean, square**0.5
 
 
-def _set_labels(header: np.recarray, labels: Sequence[str]) -> None:
-    old = header.label[: int(header.nlabl)] if 0 <= header.nlabl <= _LABELS else header.label
-    new = [label.encode("ascii", "replace")[:_LABEL_LENGTH] for label in labels]
-    kept = [*(label for label in old.tolist() if label.strip()), *new][-_LABELS:]
-    header.label = kept + [b""] * (_LABELS - len(kept))
-    header.nlabl = len(kept)
-
-
 # Words
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, MapWarning, stacklevel=3)
 
 
 def _box(volume: Map) -> str:
     return " x ".join(map(str, volume.data.shape))
-
-
-def _edges(voxel: np.ndarray) -> str:
-    return " x ".join(f"{edge:.6g}" for edge in voxel)
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

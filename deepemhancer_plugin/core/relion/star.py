@@ -13,7 +13,7 @@ from typing import Any
 import starfile
 
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.maps.mrc import SAMPLING_LIMITS
+from deepemhancer_plugin.core.maps.header import SAMPLING_LIMITS
 
 EXAMPLE = "PREFIX_it012_half1_class001_external_reconstruct.star"
 NAME = re.compile(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepemhancer_plugin.core.files import replacing, write_text
-from deepemhancer_plugin.core.maps import mrc
+from deepemhancer_plugin.core.maps import masks, mrc
 from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.noise.directions import measure_views
 from deepemhancer_plugin.core.noise.statistics import noise_from_halves
@@ -79,7 +79,7 @@ def prepare_pair(
         raise UnfitPair(
             f"map and model correlate by {fit.correlation:.2f} only, {threshold:g} is asked for"
         )
-    mask = mrc.read_mask(entry.mask, first) if entry.mask else None
+    mask = masks.read_mask(entry.mask, first) if entry.mask else None
     target = make_target(fit, task.target, None if mask is None else resample(mask, shape))
 
     mean = (first.data + second.data) / 2
