@@ -1,12 +1,17 @@
-"""Variants of network and loss, trained for equal minutes on the same pool of simulated cubes, compared on the same held-out ones.
+"""Variants of network and loss, trained for equal minutes on one pool, compared on the same cubes.
 
-    KERAS_BACKEND=jax python benchmarks/variants.py --structures DIR --minutes 20 --workers 12 --pool 8000 --work variants     # on a GPU
-    python benchmarks/variants.py --structures DIR --minutes 10 --scale 3 --batch 4 --precision float32 --pool 2400           # on two cores
+On a GPU, and on two cores:
 
-DIR: atomic models with an index.tsv (columns file and split); train and validation are used. Every variant has a folder in --work; stopped and run
-again, the comparison goes on where it was, also within a variant. --only trains some of them, one at a time if wanted: the table holds all that
-are finished. --scale divides all widths (to multiples of 8): small networks of the same kinds, where there is no GPU. --reconstructions adds whole
-maps (NAME_half1.mrc.gz, NAME_half2.mrc.gz, NAME_model.mrc.gz).
+    KERAS_BACKEND=jax python benchmarks/variants.py --structures DIR --minutes 20 --workers 12 \\
+        --pool 8000 --work variants
+    python benchmarks/variants.py --structures DIR --minutes 10 --scale 3 --batch 4 \\
+        --precision float32 --pool 2400
+
+DIR holds atomic models with an index.tsv (columns file and split); train and validation are used.
+Every variant has a folder in --work; stopped and run again, the comparison goes on where it was,
+also within a variant. --only trains some of them; the table holds all that are finished. --scale
+divides all widths (to multiples of 8): small networks of the same kinds, where there is no GPU.
+--reconstructions adds whole maps (NAME_half1.mrc.gz, NAME_half2.mrc.gz, NAME_model.mrc.gz).
 """
 
 import argparse
@@ -37,7 +42,8 @@ BASE = Architecture()
 # What differs from the baseline, the settings of `deepemhancer train`.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline": (
-        "as shipped: widths 48/96/160/192, space-to-depth, layer normalisation, MAE + 0.05 (1 - FSC)",
+        "as shipped: widths 48/96/160/192, space-to-depth, layer normalisation, "
+        "MAE + 0.05 (1 - FSC)",
         {},
     ),
     "narrow": ("widths 32/64/112/128", {"architecture": replace(BASE, widths=(32, 64, 112, 128))}),
@@ -73,7 +79,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class View:
-    """The shared pool (or held-out cubes) as a variant's network is to see it: fewer channels, or without the compression, which sinh undoes."""
+    """Inputs of the shared pool as a variant's network is shown them.
+
+    They may have fewer channels, or go without the compression, which sinh undoes.
+
+    Attributes:
+        architecture: of the variant.
+    """
 
     architecture: Architecture
 
@@ -101,13 +113,21 @@ class Shared:
         return self._view(inputs), targets
 
 
-def settings_of(name: str, common: dict[str, Any], scale: float) -> Settings:
+def make_settings(name: str, common: dict[str, Any], scale: float) -> Settings:
     """A variant's settings; data, minutes and device are common to all."""
     made = Settings(**({"rate": 8e-4} | VARIANTS[name][1] | common))
     if scale == 1:
         return made
     widths = tuple(max(8, 8 * round(w / scale / 8)) for w in made.architecture.widths)
     return replace(made, architecture=replace(made.architecture, widths=widths))
+
+
+def _print_entry(name: str, entry: dict[str, Any]) -> None:
+    print(
+        f"{name}: step {entry['step']}, {entry['minutes']:.1f} min, error {entry['mae']:.4f}, "
+        f"FSC {entry['fsc']:.3f}, correlation {entry['cc']:.3f}",
+        flush=True,
+    )
 
 
 def train(
@@ -118,7 +138,7 @@ def train(
     folder: Path,
     quality: Callable[[Path], dict[str, float]] | None,
 ) -> dict[str, Any]:
-    """Train one variant, or go on with it; what there is to say about it, which result.json in its folder keeps."""
+    """Train one variant, or go on with it; result.json in its folder keeps what is returned."""
     import keras
 
     result = folder / "result.json"
@@ -132,11 +152,7 @@ def train(
     trainer.run(
         Shared(pool, view),
         held_out,
-        lambda e: print(
-            f"{name}: step {e['step']}, {e['minutes']:.1f} min, error {e['mae']:.4f}, "  # type: ignore
-            f"FSC {e['fsc']:.3f}, correlation {e['cc']:.3f}",
-            flush=True,
-        ),
+        lambda entry: _print_entry(name, entry),
     )
     last = trainer.history[-1]
     model = trainer.models[held_out[0].shape[1]]
@@ -156,41 +172,27 @@ def train(
     return found
 
 
-def on_maps(folder: Path) -> Callable[[Path], dict[str, float]]:
-    """A function from a file of weights to the median gains on the reconstructions of a folder."""
-    from deepemhancer_plugin.core.devices import select_devices
-    from deepemhancer_plugin.core.enhancement.enhance import enhance
+def make_quality(folder: Path) -> Callable[[Path], dict[str, float]]:
+    """Make a function from a file of weights to the median gains on a folder's reconstructions."""
+    from deepemhancer_plugin.core import enhance, read_map
     from deepemhancer_plugin.core.evaluation import score, soft_mask
-    from deepemhancer_plugin.core.maps import mrc
-    from deepemhancer_plugin.core.weights.embedded import load_file
 
-    def quality(weights: Path) -> dict[str, float]:
+    def measure(weights: Path) -> dict[str, float]:
         gains = []
         for first in sorted(folder.glob("*_half1.mrc.gz")):
             half1, half2, truth = (
-                mrc.read_map(str(first).replace("half1", part))
-                for part in ("half1", "half2", "model")
+                read_map(str(first).replace("half1", part)) for part in ("half1", "half2", "model")
             )
-            mask = soft_mask(truth.data, truth.sampling_rate)
-            maps = [half1.data, half2.data]
+            rate = truth.sampling_rate
+            mask = soft_mask(truth.data, rate)
             before = (half1.data + half2.data) / 2
-            after = enhance(
-                maps, half1.sampling_rate, load_file(str(weights)), select_devices(None)
-            ).data
-            a, b = (
-                np.array(astuple(score(v, truth.data, mask, truth.sampling_rate)))
-                for v in (before, after)
-            )
-            gains.append((b - a) * (-1, -1, 1, 1))
-        return dict(
-            zip(
-                ("masked", "unmasked", "cc_mask", "cc_box"),
-                np.median(gains, axis=0).tolist(),
-                strict=True,
-            )
-        )
+            after = enhance(half1, half2, weights=weights).data
+            scores = [astuple(score(v, truth.data, mask, rate)) for v in (before, after)]
+            gains.append((np.array(scores[1]) - scores[0]) * (-1, -1, 1, 1))
+        names = ("masked", "unmasked", "cc_mask", "cc_box")
+        return dict(zip(names, np.median(gains, axis=0).tolist(), strict=True))
 
-    return quality
+    return measure
 
 
 def table(
@@ -200,7 +202,7 @@ def table(
     device: str,
     cubes: int,
 ) -> str:
-    """Markdown."""
+    """Write the comparison as Markdown."""
     with_maps = all("masked" in r for r in results.values())
     head = [
         "variant",
@@ -214,19 +216,20 @@ def table(
         "output on noise",
     ]
     head += ["gain FSC-0.5 masked (A)", "unmasked (A)", "CC_mask", "CC_box"] if with_maps else []
-    lines = [
-        "# Variants of network and loss",
-        "",
-        f"Each trained for {common['minutes']:g} minutes on {device}, in batches of as many voxels as "
-        f"{common['batch']} cubes of {min(common['edges'])}^3, from one pool of simulated cubes; compared on the same {cubes} held-out cubes "
-        f"of {max(common['edges'])}^3. MAE, FSC and correlation are those to the target, whose 95th percentile in a protein is about 1; the "
-        "output on noise is the mean of the 99.9th percentiles on held-out cubes without any molecule."
-        + (f" All widths are divided by {scale:g}, to multiples of 8." if scale != 1 else "")
-        + (" Gains are medians over half maps reconstructed by RELION." if with_maps else ""),
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-    ]
+    text = (
+        f"Each trained for {common['minutes']:g} minutes on {device}, in batches of as many voxels "
+        f"as {common['batch']} cubes of {min(common['edges'])}^3, from one pool of simulated "
+        f"cubes; compared on the same {cubes} held-out cubes of {max(common['edges'])}^3. MAE, FSC "
+        "and correlation are those to the target, whose 95th percentile in a protein is about 1; "
+        "the output on noise is the mean of the 99.9th percentiles on held-out cubes without any "
+        "molecule."
+    )
+    if scale != 1:
+        text += f" All widths are divided by {scale:g}, to multiples of 8."
+    if with_maps:
+        text += " Gains are medians over half maps reconstructed by RELION."
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = ["# Variants of network and loss", "", text, "", *rows]
     for name, r in results.items():
         cells = [
             name,
@@ -295,11 +298,11 @@ def main() -> int:
     ) as pool:
         validation = make_validation_set(held_out, settings)
         pool.wait(settings.pool)  # the first variant has no fewer cubes than the last
-        quality = on_maps(Path(a.reconstructions)) if a.reconstructions else None
+        quality = make_quality(Path(a.reconstructions)) if a.reconstructions else None
         for name in names:
             train(
                 name,
-                settings_of(name, common, a.scale),
+                make_settings(name, common, a.scale),
                 pool,
                 validation,
                 work / name.replace(" ", "_"),

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepemhancer_plugin.core.commands.terminal import log
 from deepemhancer_plugin.core.errors import InputError
@@ -298,7 +298,9 @@ def make_settings(a: argparse.Namespace, start: Path | None, changes: dict[str, 
     if a.edges is not None:
         chosen["edges"] = _read_edges(a.edges)
     settings = Settings(**chosen | {"architecture": architecture})
-    prediction = "mean" if settings.square_weight > settings.absolute_weight else "median"
+    prediction: Literal["mean", "median"] = (
+        "mean" if settings.square_weight > settings.absolute_weight else "median"
+    )
     for edge in settings.edges:
         if edge % architecture.stride:
             raise InputError(
@@ -373,7 +375,8 @@ def _make_sources(a: argparse.Namespace, settings: "Settings", folder: Path) -> 
     sources = {}
     for split in ("train", "validation"):
         found = [kind[split] for kind in kinds if len(kind[split])]
-        sources[split] = found[0] if len(found) == 1 else Mixed(*found, a.pairShare)
+        mixed = len(found) == 2
+        sources[split] = Mixed(found[0], found[1], a.pairShare) if mixed else found[0]
     return sources
 
 

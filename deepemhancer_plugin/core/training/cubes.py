@@ -36,6 +36,7 @@ NOISE_B_FACTOR = 300  # A^2, the largest of a volume of noise
 NEAR_MOLECULE = 0.75  # of the cubes lie about an atom, the rest anywhere in the box
 SHARP_RESOLUTION = 4.0  # A, the coarsest of maps for the target "sharp"
 FINEST_RESOLUTION = 2.3  # A, of these maps
+LARGEST_INPUT = 65000  # just within float16
 USERS_MASKS = (2, 8)  # A from the atoms to the edge of masks as users make them
 
 
@@ -293,4 +294,4 @@ def simulate_cubes(
 
 def as_float16(values: np.ndarray) -> np.ndarray:
     """Narrow to float16 without infinities, which a map with next to no noise would have."""
-    return np.clip(values, -65000, 65000).astype(np.float16)
+    return np.asarray(np.clip(values, -LARGEST_INPUT, LARGEST_INPUT), np.float16)

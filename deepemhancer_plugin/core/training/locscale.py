@@ -24,7 +24,8 @@ BATCH = 256  # windows that are transformed at a time
 def _mean_matrix(edge: int) -> np.ndarray:
     """Matrix (coefficients, shells 0 to Nyquist) that takes the mean of each shell of a window."""
     matrix = shell_matrix(edge)
-    return matrix / matrix.sum(0)
+    mean: np.ndarray = matrix / matrix.sum(0)
+    return mean
 
 
 def measure_profiles(

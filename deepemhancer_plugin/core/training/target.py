@@ -128,7 +128,8 @@ def _has_b_factors(molecule: Molecule) -> bool:
 
 
 def _model_map(molecule: Molecule, shape: tuple[int, ...]) -> np.ndarray:
-    return fft.irfftn(compute_potential(molecule, shape, 1.0, -1), s=shape)
+    volume: np.ndarray = fft.irfftn(compute_potential(molecule, shape, 1.0, -1), s=shape)
+    return volume
 
 
 def make_target(fit: Fit, kind: str, mask: np.ndarray | None) -> np.ndarray:
@@ -147,13 +148,15 @@ def make_target(fit: Fit, kind: str, mask: np.ndarray | None) -> np.ndarray:
     else:
         region = smooth_mask(mask_atoms(fit.molecule, shape, 1.0, TIGHT_RADIUS), TIGHT_EDGE)
     scaled = scale_locally(fit.volume, fit.model, region > 0.01, workers=-1)
-    return TARGET_SCALE * region * scaled
+    target: np.ndarray = TARGET_SCALE * region * scaled
+    return target
 
 
 def smooth_mask(region: np.ndarray, length: float) -> np.ndarray:
     """Smooth a mask (z, y, x) to `length` A by a Gaussian, as the simulation's masks are."""
     sigma = length / (math.pi * math.sqrt(2))
-    return np.clip(ndimage.gaussian_filter(region.astype(np.float32), sigma), 0, 1)
+    smooth = ndimage.gaussian_filter(region.astype(np.float32), sigma)
+    return np.asarray(np.clip(smooth, 0, 1))
 
 
 def correlate(volume: np.ndarray, model: np.ndarray, inside: np.ndarray) -> float:
