@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepemhancer_plugin.core.backend import import_keras, select_backend
+from deepemhancer_plugin.core.backend import import_keras, import_tensorflow, select_backend
 from deepemhancer_plugin.core.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ GPU_PACKAGES = {
     "torch": "torch with CUDA (pytorch.org)",
 }
 GIB = 1024**3
+THREADS_VARIABLE = "DEEPEMHANCER_THREADS"  # of the environment: most CPU cores to use
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -152,7 +153,7 @@ def _usable_gpus(backend: str) -> list[str]:
         import torch
 
         return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    import tensorflow as tf
+    tf = import_tensorflow()
 
     details = tf.config.experimental.get_device_details
     gpus = tf.config.list_physical_devices("GPU")
@@ -181,7 +182,7 @@ def _prepare_gpus(backend: str, numbers: list[int]) -> list[str]:
         return [f"cuda:{number}" for number in numbers]
     if backend == "jax":
         return [f"gpu:{number}" for number in numbers]
-    import tensorflow as tf
+    tf = import_tensorflow()
 
     gpus = tf.config.list_physical_devices("GPU")
     try:
@@ -215,7 +216,7 @@ def _prepare_cpu(backend: str, cores: int) -> str:
 
         jax.config.update("jax_platforms", "cpu")
         return "cpu"
-    import tensorflow as tf
+    tf = import_tensorflow()
 
     try:
         tf.config.set_visible_devices([], "GPU")
@@ -421,8 +422,14 @@ def free_gpu_memory(number: int) -> int:
 
 
 def cpu_cores() -> int:
-    """Count the cores that this process may use, by its affinity and a container's quota."""
+    """Count the cores that this process may use.
+
+    That is its affinity, or a container's quota, or the variable DEEPEMHANCER_THREADS.
+    """
     cores = _affinity()
+    asked = os.environ.get(THREADS_VARIABLE, "")
+    if asked.isdecimal() and int(asked):
+        cores = min(cores, int(asked))
     for words in (text.split() for text in _cgroup_files("cpu.max", "")):
         if len(words) == 2 and words[0] != "max":
             cores = min(cores, math.ceil(int(words[0]) / int(words[1])))
