@@ -7,7 +7,7 @@ Importing this package needs neither Scipion nor TensorFlow. `Plugin` is importe
 from deepemhancer_plugin.version import __version__  # noqa: F401
 
 _logo = "icon.png"
-_references = ["Jakobi2017", "SanchezGarcia2021", "RamirezAportela2022", "RamirezAportela2019"]
+_references = ["SanchezGarcia2021", "RamirezAportela2019", "RamirezAportela2022", "Jakobi2017"]
 
 
 def __getattr__(name):

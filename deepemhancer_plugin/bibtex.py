@@ -11,6 +11,26 @@
   doi = {https://doi.org/10.1038/s42003-021-02399-1}
 }
 
+@article{Scheres2012,
+  title = {RELION: Implementation of a Bayesian approach to cryo-EM structure determination},
+  author = {Scheres, Sjors H. W.},
+  journal = {Journal of Structural Biology},
+  volume = {180},
+  pages = {519--530},
+  year = {2012},
+  doi = {https://doi.org/10.1016/j.jsb.2012.09.006}
+}
+
+@article{Kimanius2016,
+  title = {Accelerated cryo-EM structure determination with parallelisation using GPUs in RELION-2},
+  author = {Kimanius, Dari and Forsberg, Björn O. and Scheres, Sjors H. W. and Lindahl, Erik},
+  journal = {eLife},
+  volume = {5},
+  pages = {e18722},
+  year = {2016},
+  doi = {https://doi.org/10.7554/eLife.18722}
+}
+
 @article{RamirezAportela2022,
   title = {Higher resolution in cryo-EM by the combination of macromolecular
            prior knowledge and image-processing tools},

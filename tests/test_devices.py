@@ -456,3 +456,10 @@ def test_memory_where_there_is_no_proc(machine, monkeypatch):
 
 def test_this_machine():
     assert 1 <= cpu_cores() <= os.cpu_count() and free_host_memory() > 2**20
+
+
+@pytest.mark.parametrize("asked, expected", [("3", 3), ("99", 8), ("0", 8), ("", 8), ("x", 8)])
+def test_cores_honour_the_variable(machine, monkeypatch, asked, expected):
+    """Scipion asks a queue for so many cores; more than there are is no reason to fail."""
+    monkeypatch.setenv("DEEPEMHANCER_THREADS", asked)
+    assert cpu_cores() == expected

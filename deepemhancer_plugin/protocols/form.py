@@ -31,8 +31,9 @@ def add_parameters(form):
     form.addSection(label="Input")
     add_gpu(
         form,
-        "A single map uses them all; of a set of maps each takes one, and as many run at a time "
-        "as there are GPUs and Scipion threads but one.",
+        "A single map uses them all. The maps of a set come one after the other, each on all "
+        "GPUs. With more *Scipion threads*, as many maps as threads but one run at a time, and "
+        "the GPUs are dealt out among them.",
     )
     _add_maps(form)
     _add_normalization(form)
@@ -49,9 +50,13 @@ def add_parameters(form):
         "takes less by itself where the memory is short; the wizard proposes a value for "
         "your GPU.",
     )
-    _add_analysis(form)
+    _add_orientations(group)
+    _add_symmetry(form)
     _add_cleaning(form)
+    _add_trust(form)
     form.addParallelSection(threads=1, mpi=0)
+    # A number beside the Scipion threads, which only run several maps of a set at a time.
+    add_threads(form, "binThreads")
 
 
 def add_gpu(form, sharing):
@@ -80,6 +85,26 @@ def add_gpu(form, sharing):
         "They count the GPUs that are visible to the run: in a queue, 0 is the first one that "
         "the queue gave to the job.\n"
         f"{sharing}",
+    )
+
+
+def add_threads(form, name):
+    """Add the number of CPU cores of a run.
+
+    Args:
+        form: pyworkflow Form, after its section of the parallelization.
+        name: Of the parameter, as pyworkflow calls the threads of a program.
+    """
+    form.addParam(
+        name,
+        params.IntParam,
+        default=0,
+        allowsNull=False,
+        label="Threads",
+        validators=[params.GE(0, "should not be negative.")],
+        help="CPU cores that a map uses; on the GPU they only prepare and finish it.\n"
+        "0: all that the run may use. In a queue so many cores are asked for, 1 for a 0: give "
+        "a number there.",
     )
 
 
@@ -272,9 +297,9 @@ def add_model(form, condition):
     return group
 
 
-def _add_analysis(form):
-    """Add symmetry, orientations and the comparison with the half maps."""
-    group = form.addGroup("Symmetry, orientation, trust", expertLevel=params.LEVEL_ADVANCED)
+def _add_symmetry(form):
+    """Add the point group and the helix."""
+    group = form.addGroup("Symmetry", expertLevel=params.LEVEL_ADVANCED)
     group.addParam(
         "symmetryGroup",
         params.StringParam,
@@ -296,6 +321,10 @@ def _add_analysis(form):
         helix.addParam(
             name, params.FloatParam, allowsNull=True, expertLevel=params.LEVEL_ADVANCED, label=label
         )
+
+
+def _add_orientations(group):
+    """Add the number of orientations to the group of the model."""
     group.addParam(
         "averageOver",
         params.EnumParam,
@@ -309,16 +338,22 @@ def _add_analysis(form):
         "*automatic*: with embedded weights 4 for maps up to 160 A, 2 for larger ones; "
         "otherwise 1.",
     )
+
+
+def _add_trust(form):
+    """Add the comparison of the enhanced map with the half maps."""
+    condition = "useHalfMapsInsteadVol"
+    group = form.addGroup("Trust", expertLevel=params.LEVEL_ADVANCED, condition=condition)
     group.addParam(
         "checkTrust",
         params.BooleanParam,
         default=False,
         expertLevel=params.LEVEL_ADVANCED,
-        label="Compare with the half maps?",
-        condition="useHalfMapsInsteadVol",
-        help="*Yes*: the summary also says in how much of the enhanced map its local resolution "
-        "claims more detail than the half maps support. It takes some ten seconds for 128 "
-        "voxels a side.",
+        label="Measure how far the data support it?",
+        condition=condition,
+        help="*Yes*: the enhanced map is compared with the half maps. The summary then says in "
+        "how much of it its local resolution claims more detail than they support. It takes "
+        "some ten seconds for 128 voxels a side.",
     )
 
 

@@ -1,8 +1,11 @@
 """Files of maps before and after the program runs, and checks of the maps that a user chose."""
 
 import os
+import warnings
 from pathlib import Path
 
+import mrcfile
+import numpy as np
 import pyworkflow.utils as pwutils
 from pwem.convert.headers import Ccp4Header
 from pwem.emlib.image import ImageHandler
@@ -53,6 +56,32 @@ def link_or_convert(index, name, path):
         pwutils.createAbsLink(os.path.abspath(name), path)
     else:
         ImageHandler().convert(make_locator(index, name), path)
+
+
+def read_map(index, name):
+    """Read a map, in whatever order its axes are in the file.
+
+    Args:
+        index: Number of the volume in a stack, or 0.
+        name: File of the map.
+
+    Returns:
+        A float32 array (z, y, x).
+    """
+    if index or not name.lower().endswith(MRC_EXTENSIONS):
+        return ImageHandler().read(make_locator(index, name)).getData().astype(np.float32)
+    with warnings.catch_warnings():
+        # As the program does: a wrong machine stamp or map type does not make a map unreadable.
+        warnings.simplefilter("ignore")
+        with mrcfile.open(name, permissive=True) as file:
+            if file.data is None:
+                raise ValueError(f"{name} cannot be read: is it a map?")
+            data = np.array(file.data, np.float32)
+            # Axes x, y, z are 1, 2, 3, and the file's columns come first.
+            order = [int(file.header[axis]) for axis in ("maps", "mapr", "mapc")]
+    if sorted(order) == [1, 2, 3]:
+        data = data.transpose([order.index(axis) for axis in (3, 2, 1)])
+    return np.ascontiguousarray(data)
 
 
 def write_binary_mask(index, name, path, threshold):

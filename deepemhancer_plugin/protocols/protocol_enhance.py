@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyworkflow.utils as pwutils
-from pwem.objects import SetOfVolumes, Volume
+from pwem.objects import FSC, SetOfFSCs, SetOfVolumes, Volume
 from pwem.protocols import ProtAnalysis3D
+from pyworkflow.constants import NEW
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol.constants import STEPS_PARALLEL
 
 from deepemhancer_plugin.constants import (
     AVERAGES,
     MASKED_MODEL,
+    MODEL_HIGHRES,
     MODEL_NAMES,
     NORMALIZATION_MASK,
     NORMALIZATION_STATS,
     WEIGHTS_OFFICIAL,
 )
 from deepemhancer_plugin.plugin import Plugin
+from deepemhancer_plugin.protocols import advice, maps
 from deepemhancer_plugin.protocols import form as enhance_form
-from deepemhancer_plugin.protocols import maps
 from deepemhancer_plugin.protocols.program import (
     ProgramProtocol,
     get_weights_option,
@@ -37,6 +39,20 @@ class Outputs(enum.Enum):
 
     Volume = Volume
     Volumes = SetOfVolumes
+    outputFSC = SetOfFSCs  # as Scipion's other protocols call it
+
+
+# Curves of the report and what they are called
+FSC_CURVES = {
+    "unmasked": "unmasked",
+    "masked": "masked",
+    "randomised": "masked, phases randomised",
+    "corrected": "corrected for the mask",
+}
+
+
+# Protocols whose maps are enhanced already: this one, and Xmipp's
+ENHANCERS = ("ProtDeepEMhancer", "XmippProtDeepVolPostProc")
 
 
 class Job(NamedTuple):
@@ -68,7 +84,8 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
     wrong. Check each feature in the input map; refine and validate models against the half maps.
     """
 
-    _label = "enhance map"
+    _label = "enhance map (deepEMhancer)"
+    _devStatus = NEW
     _possibleOutputs = Outputs
     stepsExecutionMode = STEPS_PARALLEL
 
@@ -139,7 +156,7 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
         )
         arguments = ["-i", inputs[0], "-o", output, "-s", f"{samplingRate:.8g}", *options]
         if len(inputs) == 2:
-            arguments += ["-i2", inputs[1]]
+            arguments += ["-i2", inputs[1], "--fsc"]
         if mask:
             arguments += ["-m", self._maskPath(key)]
         arguments += [*self._gpuArguments(), "--report", report]
@@ -158,9 +175,15 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
                 result.append(volume)
         else:
             name, result = Outputs.Volume.name, volumes[0]
-        self._defineOutputs(**{name: result})
+        outputs = {name: result}
+        curves = self._makeFscs()
+        if curves:
+            outputs[Outputs.outputFSC.name] = curves
+        self._defineOutputs(**outputs)
         for parameter in self._mapParams():
             self._defineTransformRelation(getattr(self, parameter), result)
+            if curves:
+                self._defineSourceRelation(getattr(self, parameter), curves)
         if self.normalization == NORMALIZATION_MASK:
             self._defineSourceRelation(self.inputMask, result)
 
@@ -171,6 +194,40 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
             raise PyworkflowException(f"{output} does not exist: run the protocol again.")
         name = os.path.basename(maps.strip_format(job.volume.getFileName()))
         return maps.make_volume(output, job.volume, f"enhanced {name}")
+
+    def _makeFscs(self):
+        """Return the FSC curves of the half maps as a SetOfFSCs; None without half maps."""
+        found = [(key, self.getFsc(key)) for key in self._todo]
+        found = [(key, curves) for key, curves in found if curves]
+        if not found:
+            return None
+        result = self._createSetOfFSCs()
+        for key, curves in found:
+            for name, label in FSC_CURVES.items():
+                if name not in curves:
+                    continue
+                item = FSC(objLabel=f"volume {key}, {label}" if key else label)
+                item.setData(curves["frequency"], curves[name])
+                result.append(item)
+        result.write()
+        return result
+
+    def getFsc(self, key=""):
+        """Return the FSC curves of the half maps of a volume.
+
+        Args:
+            key: Number of the volume in the set, as text; "" for a single map.
+
+        Returns:
+            A dictionary with the "frequency" in 1/A, those of FSC_CURVES that there are, and the
+            "resolution" in A; {} without half maps.
+        """
+        path = Path(self._getExtraPath(f"enhanced{make_suffix(key)}.json"))
+        return (json.loads(path.read_text()).get("fsc") or {}) if path.exists() else {}
+
+    def countJobs(self):
+        """Return how many maps the run has."""
+        return max(1, self.inputVolume.get().getSize()) if self.isSet() else 1
 
     def isSet(self):
         """Tell whether the input is a set of volumes, and so the output."""
@@ -344,6 +401,41 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
             ]
         return []
 
+    def _warnings(self):
+        if any(getattr(self, name).get() is None for name in self._mapParams()):
+            return []
+        jobs = self._jobs()
+        if not jobs:
+            return []
+        first, files = jobs[0].volume, jobs[0].files  # of a set, the first stands for all
+        attached = [[0, half] for half in maps.get_half_maps(first)]
+        halves = files if len(files) == 2 else attached if len(attached) == 2 else []
+        rate = first.getSamplingRate()
+        found = []
+        if len(files) == 1 and len(attached) == 2:
+            found.append(
+                "*Use half maps?* is No, but the volume has its half maps attached: choose Yes. "
+                "With them the noise is measured, not guessed."
+            )
+        found += advice.warn_about_sampling(rate)
+        if self.modelType == MODEL_HIGHRES and self.normalization != NORMALIZATION_MASK:
+            found += advice.warn_about_resolution(rate, halves)
+        if self._isEnhanced():
+            found.append(
+                "The input is an enhanced map already. The networks are made for maps as they come "
+                "from the refinement."
+            )
+        else:
+            for location in files:
+                found += advice.warn_about_mask(*location)
+        return found
+
+    def _isEnhanced(self):
+        """Tell whether an input is the output of an enhancement."""
+        sources = [getattr(self, name).getObjValue() for name in self._mapParams()]
+        names = [source.getClassName() for source in sources if source is not None]
+        return any(name in ENHANCERS for name in names)
+
     def _reports(self):
         """Return the JSON reports of the maps that are done, as (number in the set, dict)."""
         paths = sorted(Path(self._getExtraPath()).glob("enhanced*.json"))
@@ -421,6 +513,11 @@ def summarize_report(report):
     noise = report.get("noise") or {}
     if noise.get("std") is not None:
         lines.append(f"Noise: {describe_noise(noise)} (from {noise.get('source', 'unknown')})")
+    if (report.get("fsc") or {}).get("resolution"):
+        lines.append(
+            f"Half maps: FSC = 0.143 at {report['fsc']['resolution']:.2f} A, in a mask and "
+            "corrected for it"
+        )
     if report.get("noise_anisotropy"):
         lines.append(
             "Noise's power in the worst direction of views over that in the best: "

@@ -10,6 +10,7 @@ import pyworkflow.utils as pwutils
 from pwem.emlib.image import ImageHandler
 from pwem.objects import Volume
 from pwem.protocols import ProtAnalysis3D
+from pyworkflow.constants import NEW
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.object import Float
 from pyworkflow.protocol import params
@@ -39,7 +40,8 @@ class ProtDeepRes(ProgramProtocol, ProtAnalysis3D):
     the half maps support.
     """
 
-    _label = "local resolution"
+    _label = "local resolution (deepRes)"
+    _devStatus = NEW
     _possibleOutputs = {RESOLUTION: Volume, LOCAL_FSC: Volume}  # noqa: RUF012  (Scipion's own attribute)
 
     def _defineParams(self, form):
@@ -83,6 +85,7 @@ class ProtDeepRes(ProgramProtocol, ProtAnalysis3D):
         )
         self._addHalfMaps(form)
         form.addParallelSection(threads=0, mpi=0)
+        enhance_form.add_threads(form, "numberOfThreads")
 
     def _addHalfMaps(self, form):
         """Add the comparison with the half maps."""

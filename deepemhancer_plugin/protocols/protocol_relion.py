@@ -14,32 +14,36 @@ from pathlib import Path
 
 from pwem import Domain
 from pwem.protocols import ProtRefine3D
-from pyworkflow.constants import PLUGIN_MODULE_VAR
+from pyworkflow.constants import NEW, PLUGIN_MODULE_VAR
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
 from deepemhancer_plugin.constants import MODEL_NAMES, RELION_SAMPLINGS
-from deepemhancer_plugin.plugin import ISOLATION, Plugin
+from deepemhancer_plugin.plugin import Plugin
 from deepemhancer_plugin.protocols import form as enhance_form
 from deepemhancer_plugin.protocols.program import get_weights_option, validate_weights
 
+INSTALL = (
+    "install scipion-em-relion 4.0 or later with *scipion3 installp -p scipion-em-relion*, RELION "
+    "itself with *scipion3 installb relion*, and start Scipion again."
+)
+MISSING = f"The plugin scipion-em-relion is not installed: {INSTALL}"
+
 # RELION's modules look at its variables when they are imported.
 Domain.getPlugins()
+# Whatever is wrong with that plugin takes this protocol away, and no other.
 try:
     from relion import Plugin as RelionPlugin
     from relion.protocols import ProtRelionRefine3D
-except ImportError:
+except Exception as error:
     RelionPlugin, ProtRelionRefine3D = None, ProtRefine3D
+    if getattr(error, "name", None) != "relion":
+        MISSING = f"The plugin scipion-em-relion cannot be used ({error}): {INSTALL}"
 
-MISSING = (
-    "The plugin scipion-em-relion is not installed: install it with *scipion3 installp -p "
-    "scipion-em-relion*, RELION itself with *scipion3 installb relion*, and start Scipion again."
-)
 HOOK_VARIABLE = "RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE"
 RECONSTRUCT = "relion_external_reconstruct"
 HOOK_SCRIPT = """#!/bin/bash
 # RELION calls this for each half map of each iteration, with the star file that says what to do.
-{isolation}
 export DEEPEMHANCER_RELION_CONFIG={config}
 {command} "$1"
 """
@@ -58,7 +62,8 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
     All other parameters, and the outputs, are those of RELION's 3D auto-refine.
     """
 
-    _label = "3D auto-refine with enhancement"
+    _label = "RELION 3D auto-refine with enhancement"
+    _devStatus = NEW
 
     def _defineParams(self, form):
         if RelionPlugin is None:
@@ -67,7 +72,7 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
                 "relionMissing",
                 params.LabelParam,
                 important=True,
-                label="scipion-em-relion is not installed",
+                label="scipion-em-relion is needed",
                 help=MISSING,
             )
             return
@@ -101,7 +106,8 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
     def _insertFunctionStep(self, function, *arguments, **rest):
         # "Continue" runs a step again when one of its arguments was changed, and the refinement
         # depends on the enhancer's options.
-        if function in (self.runRelionStep, self.createOutputStep):
+        # RELION's plugin names its steps by method or, up to 4.0, by text.
+        if getattr(function, "__name__", function) in ("runRelionStep", "createOutputStep"):
             arguments += (self._hookOptions(),)
         return super()._insertFunctionStep(function, *arguments, **rest)
 
@@ -121,7 +127,6 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
         script = Path(self._hookScript())
         script.write_text(
             HOOK_SCRIPT.format(
-                isolation=ISOLATION,
                 config=shlex.quote(str(config)),
                 command=Plugin.getCommand(["relion"]),
             )
@@ -276,10 +281,11 @@ class ProtRelionRefineDeepEMhancer(ProtRelionRefine3D):
 
     def _methods(self):
         return [
-            "The particles were refined with RELION's 3D auto-refine, with the half maps enhanced "
+            "The particles were refined with RELION's 3D auto-refine [Scheres2012; Kimanius2016], "
+            "with the half maps enhanced "
             "by DeepEMhancer [SanchezGarcia2021] in each iteration from an angular sampling of "
             f"{RELION_SAMPLINGS[self.enhanceFrom.get()]} degrees on [RamirezAportela2022]."
         ]
 
     def _citations(self):
-        return ["RamirezAportela2022", "SanchezGarcia2021"]
+        return ["Scheres2012", "Kimanius2016", "RamirezAportela2022", "SanchezGarcia2021"]

@@ -12,6 +12,8 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 from pwem.objects import SetOfVolumes, Volume
+from pyworkflow.constants import NEW
+from pyworkflow.protocol import StepExecutor, ThreadStepExecutor
 from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME, STATUS_ABORTED
 
 from deepemhancer_plugin.constants import (
@@ -195,21 +197,85 @@ class TestForm(EnhanceTest):
     def test_gpu_arguments(self):
         """The executor's numbers are handed on; in a queue they count the job's own GPUs."""
 
-        class Executor:
-            def __init__(self, gpus):
-                self.gpus = gpus
-
-            def getGpuList(self):
-                return self.gpus
-
         prot = self.protocol(useGpu=True, gpuList="1 3")
         for gpus, arguments in (([1, 3], ["-g", "1,3"]), ([0], ["-g", "0"]), ([], [])):
-            prot._stepsExecutor = Executor(gpus)
+            prot._stepsExecutor = StepExecutor(None, gpuList=gpus)
             self.assertEqual(prot._gpuArguments(), arguments)
+        # dealt out over two threads, of which a single map needs one
+        prot._stepsExecutor = ThreadStepExecutor(None, 2, gpuList=[1, 3])
+        self.assertEqual(prot._gpuArguments(), ["-g", "1,3"])
+        prot.countJobs = lambda: 2
+        prot._stepsExecutor.getGpuList = lambda: [3]
+        self.assertEqual(prot._gpuArguments(), ["-g", "3"])
         self.assertEqual(prot.getGpuList(), [1, 3])
+        prot.gpuList.set(None)  # as a workflow file may have it
+        self.assertEqual(prot.getGpuList(), [])
+        self.assertEqual(prot._validateGpu(), [])
         prot.useGpu.set(False)
         self.assertEqual(prot._gpuArguments(), ["-g", "-1"])
         self.assertEqual(prot.getGpuList(), [])  # a queue is not asked for GPUs
+
+    def test_queue_is_asked_for_threads_and_gpus(self):
+        """A job for all maps has the cores of all that run at a time, a job per map its own."""
+        prot = self.protocol(
+            inputVolume=self.volume, useGpu=True, gpuList="0 1 2", numberOfThreads=3, binThreads=4
+        )
+        prot.setHostConfig(self.proj.getHostConfig("localhost"))
+        prot.countJobs = lambda: 5
+        for steps, threads, gpus in (("N", 8, 3), ("Y", 4, 2)):
+            prot.setQueueParams(["gpu", {"QUEUE_FOR_JOBS": steps}])
+            submit = prot.getSubmitDict()
+            self.assertEqual((submit["JOB_THREADS"], submit["GPU_COUNT"]), (threads, gpus), steps)
+        prot.setQueueParams(["gpu", {"QUEUE_FOR_JOBS": "N", "JOB_THREADS": "7"}])
+        self.assertEqual(prot.getSubmitDict()["JOB_THREADS"], "7")  # said in the queue's dialog
+        del prot.countJobs  # a single map
+        prot.binThreads.set(0)
+        prot.setQueueParams(["gpu", {"QUEUE_FOR_JOBS": "N"}])
+        self.assertEqual(prot.getSubmitDict()["JOB_THREADS"], 1)
+
+    def test_label_has_what_people_search_for(self):
+        label = ProtDeepEMhancer.getClassLabel()
+        self.assertEqual(label, "deepemhancer - enhance map (deepEMhancer)")
+        self.assertEqual(ProtDeepEMhancer._devStatus, NEW)
+
+    def warnings(self, **arguments):
+        prot = self.protocol(**{"inputVolume": self.volume, **arguments})
+        self.assertEqual(prot.validate(), [])
+        return " ".join(prot.warnings())
+
+    def test_warns_of_half_maps_that_are_not_used(self):
+        self.assertIn("half maps attached", self.warnings())
+        self.assertEqual(self.warnings(useHalfMapsInsteadVol=True), "")
+        self.assertEqual(self.protocol().warnings(), [])  # no input yet
+
+    def test_warns_of_coarse_sampling(self):
+        coarse = self.importVolume(self.paths[0], rate=3.2)
+        self.assertIn("nothing finer than 6.4 A", self.warnings(inputVolume=coarse))
+        self.assertEqual(self.warnings(inputVolume=self.importVolume(self.paths[0])), "")
+
+    def test_warns_of_the_high_resolution_model(self):
+        """In strong noise the blobs of 2 A do not reach 4 A, in weak noise they do."""
+        coarse = self.importVolume(self.paths[0], rate=2.1)
+        self.assertIn("ends at 4.2 A", self.warnings(inputVolume=coarse, modelType=MODEL_HIGHRES))
+        rng = np.random.default_rng(0)
+        signal = (self.half1 + self.half2) / 2 * self.mask
+        for noise, words in ((0.5, "FSC of its half maps"), (1e-4, "")):
+            paths = [
+                write_map(self.getOutputPath(f"noise{n}.mrc"), signal + rng.normal(0, noise, SHAPE))
+                for n in range(3)
+            ]
+            text = self.warnings(
+                inputVolume=self.importVolume(*paths),
+                useHalfMapsInsteadVol=True,
+                modelType=MODEL_HIGHRES,
+            )
+            self.assertEqual("highRes" in text, bool(words), noise)
+            self.assertIn(words, text)
+
+    def test_warns_of_processed_input(self):
+        path = write_map(self.getOutputPath("tight.mrc"), self.half1 * self.mask)
+        text = self.warnings(inputVolume=self.importVolume(path))
+        self.assertIn("tight.mrc looks masked", text)
 
     def test_options(self):
         """What the form says is what the command line gets."""

@@ -68,7 +68,7 @@ class TestTemplates(EnhanceTest):
             "-m",
             "scipion",
             "template",
-            "deepemhancer_plugin-enhance_half_maps",
+            "deepemhancer-enhance_half_maps",
             "--nogui",
             *[f"{name}={value}" for name, value in fields.items()],
         ]
