@@ -64,10 +64,34 @@ class Devices:
 
 _selected: Devices | None = None
 
+# By the modules of their errors, so that none is imported to recognise them.
+FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX", "jaxlib": "JAX", "torch": "PyTorch"}
+
 
 def selected_devices() -> Devices | None:
     """Return the devices that this process selected last, None where it selected none yet."""
     return _selected
+
+
+def framework_of(error: Exception) -> str | None:
+    """Name the framework whose error this is, None where it is another's.
+
+    PyTorch raises plain RuntimeErrors for some of its failures: "the framework" stands for those.
+    """
+    name = FRAMEWORKS.get(type(error).__module__.partition(".")[0])
+    if name is None and isinstance(error, RuntimeError) and re.search("CUDA|cuDNN", str(error)):
+        return "the framework"
+    return name
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python or of a framework says that some memory does not suffice."""
+    if isinstance(error, MemoryError):
+        return True
+    return framework_of(error) is not None and bool(
+        re.search("ResourceExhausted|OutOfMemory", type(error).__name__)
+        or re.search("RESOURCE_EXHAUSTED|out of memory", str(error), re.IGNORECASE)
+    )
 
 
 def select_devices(gpu: str | None = None) -> Devices:

@@ -15,6 +15,7 @@ from deepemhancer_plugin.core.commands.main import COMMANDS, describe_error, mai
 from deepemhancer_plugin.core.devices import Devices
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.maps import mrc
+from deepemhancer_plugin.core.weights.embedded import EmbeddedModel
 
 PROGRAM = [sys.executable, "-m", "deepemhancer_plugin.core"]
 GPU = Devices(["/GPU:0"], [0], "gpu", "GPU 0: NVIDIA A100 (40 GB)", "", True)
@@ -204,6 +205,65 @@ def test_gpu_whose_memory_is_taken(capsys, monkeypatch):
     assert GPU.description in text and "memory does not suffice" in text and "-b 1" in text
 
 
+@pytest.fixture
+def network_on_gpu(monkeypatch):
+    """A function that puts a network in the place of the real one, on a GPU that is none."""
+
+    def put(predict):
+        def select(_gpu=None):
+            devices._selected = GPU
+            return GPU
+
+        monkeypatch.setattr(devices, "_selected", None)
+        monkeypatch.setattr("deepemhancer_plugin.core.enhancement.enhance.select_devices", select)
+        monkeypatch.setattr(devices, "free_memory", lambda _devices: 100 << 30)
+        monkeypatch.setattr(EmbeddedModel, "predictor", lambda *_args: predict)
+
+    return put
+
+
+@pytest.mark.parametrize("gpu", [[], ["-g", "0"]])
+def test_whole_command_on_a_gpu_whose_first_kernel_fails(
+    gpu, noisy_map, network_on_gpu, tmp_path, capsys
+):
+    """The device never changes in silence: the user is told how to take the CPU."""
+
+    def fail(_windows):
+        raise InternalError("'cuLaunchKernel(function)' failed with 'CUDA_ERROR_INVALID_PTX'")
+
+    network_on_gpu(fail)
+    assert main(["-i", noisy_map, "-o", str(tmp_path / "out.mrc"), *gpu]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"deepemhancer: error: {GPU.description}: ")
+    assert "CUDA_ERROR_INVALID_PTX" in lines[0] and "-g -1" in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("fitting", "status"), [(1, 0), (0, 1)])
+def test_whole_command_on_a_gpu_whose_memory_is_taken(
+    fitting, status, noisy_map, network_on_gpu, tmp_path, capsys
+):
+    """On a box of 77 A: eight windows, all of them at a time, then fewer."""
+    large = str(tmp_path / "large.mrc")
+    data = np.pad(mrc.read_map(noisy_map).data, 16, mode="wrap")
+    mrc.write_map(large, data, mrc.new_map(data, 1.2))
+
+    def predict(windows):
+        if len(windows) > fitting:
+            raise ResourceExhaustedError("OOM when allocating tensor")
+        return windows[..., 0]
+
+    network_on_gpu(predict)
+    output = tmp_path / "out.mrc"
+    assert main(["-i", large, "-o", str(output), "-b", "4"]) == status
+    printed = capsys.readouterr()
+    assert "memory does not suffice for 4 windows at a time: 2" in printed.out
+    assert output.exists() == (status == 0)
+    if status:
+        lines = printed.err.splitlines()
+        assert len(lines) == 1 and "its memory does not suffice" in lines[0] and "-g -1" in lines[0]
+
+
 def test_memory_of_the_cpu(capsys, monkeypatch):
     monkeypatch.setattr(devices, "_selected", CPU)
     for error in ResourceExhaustedError("OOM"), MemoryError():
@@ -265,7 +325,7 @@ def test_names_that_the_terminal_cannot_show(noisy_map, tmp_path, name, encoding
         env=os.environ | {"PYTHONIOENCODING": encoding},
         capture_output=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stderr == b"", done.stderr
     assert b"\\udce9" in done.stdout or b"\\xc5" in done.stdout
 
 

@@ -190,6 +190,82 @@ def test_input_is_not_changed():
     np.testing.assert_array_equal(volume, before)
 
 
+class ResourceExhaustedError(Exception):
+    """TensorFlow's, as far as the program looks at it."""
+
+    __module__ = "tensorflow.python.framework.errors_impl"
+
+
+class XlaRuntimeError(RuntimeError):
+    __module__ = "jaxlib.xla_extension"
+
+
+class OutOfMemoryError(RuntimeError):
+    __module__ = "torch"
+
+
+OUT_OF_MEMORY = (
+    ResourceExhaustedError("OOM when allocating tensor with shape[8,48,64,64,64]"),
+    XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes."),
+    OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("CUDA error: out of memory"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("fitting", [1, 3])
+def test_batches_that_do_not_fit_are_halved(error, fitting, caplog):
+    """Once for the whole run: what did not fit is not tried again."""
+    caplog.set_level("INFO", "deepemhancer_plugin")
+    volume = np.random.default_rng(0).normal(size=(14, 14, 14)).astype(np.float32)
+    tried = []
+
+    def predict(windows):
+        tried.append(len(windows))
+        if len(windows) > fitting:
+            raise error
+        return shift_dependent(windows)
+
+    done = []
+    result = enhance_windows(
+        volume, [predict], 8, 3, batch=8, progress=lambda *call: done.append(call)
+    )
+    np.testing.assert_allclose(
+        result, enhance_windows(volume, [shift_dependent], 8, 3, batch=8), atol=1e-6
+    )
+    failed = [size for size in tried if size > fitting]
+    assert failed == ([8, 4] if fitting == 3 else [8, 4, 2])
+    assert "memory does not suffice for 8 windows at a time: 4" in caplog.text
+    assert done[-1] == (27, 27)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_single_window_that_does_not_fit_ends_the_run(error):
+    tried = []
+
+    def predict(windows):
+        tried.append(len(windows))
+        raise error
+
+    with pytest.raises(type(error)):
+        enhance_windows(np.zeros((14, 14, 14), np.float32), [predict], 8, 3, batch=4)
+    assert tried == [4, 2, 1]
+
+
+@pytest.mark.parametrize("error", [ValueError("out of memory"), RuntimeError("shape")])
+def test_other_errors_are_not_tried_again(error):
+    tried = []
+
+    def predict(windows):
+        tried.append(len(windows))
+        raise error
+
+    with pytest.raises(type(error)):
+        enhance_windows(np.zeros((14, 14, 14), np.float32), [predict], 8, 3, batch=4)
+    assert tried == [4]
+
+
 @pytest.mark.parametrize(("batch", "predictors"), [(0, [identity]), (1, [])])
 def test_senseless_arguments(batch, predictors):
     with pytest.raises(ValueError, match="predictors, batches of"):
@@ -197,7 +273,7 @@ def test_senseless_arguments(batch, predictors):
 
 
 def test_two_devices_of_tensorflow_like_one(tmp_path):
-    """A real network on two logical CPUs, in a process of its own, as TensorFlow's devices are set once."""
+    """A real network on two logical CPUs; TensorFlow's devices are set once a process."""
     import subprocess
     import sys
     from pathlib import Path
@@ -214,7 +290,8 @@ from deepemhancer_plugin.core.enhancement.windows import enhance_windows
 model = load_official({path!r})
 volume = np.random.default_rng(0).normal(size=(20, 16, 26)).astype(np.float32)
 one = enhance_windows(volume, [model.predictor()], model.tile, model.stride)
-two = enhance_windows(volume, [model.predictor(device=d) for d in ("CPU:0", "CPU:1")], model.tile, model.stride)
+predictors = [model.predictor(device=device) for device in ("CPU:0", "CPU:1")]
+two = enhance_windows(volume, predictors, model.tile, model.stride)
 print(float(abs(one - two).max() / np.ptp(one)))
 """
     root = Path(__file__).parents[2]

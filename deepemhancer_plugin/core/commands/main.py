@@ -5,7 +5,6 @@ Nothing heavy is imported before a command has checked its arguments.
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,6 +16,7 @@ from deepemhancer_plugin.core.commands.terminal import (
     print_error,
     raise_on_signals,
 )
+from deepemhancer_plugin.core.devices import framework_of, is_out_of_memory, selected_devices
 from deepemhancer_plugin.core.errors import InputError
 
 # The module of this folder and its function (arguments) -> exit status, imported when called.
@@ -34,8 +34,6 @@ COMMANDS = {
 }
 ENHANCE = ("enhance", "main")  # where the first word is none of these
 
-# By the modules of their errors, so that none is imported to recognise them.
-FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX", "jaxlib": "JAX", "torch": "PyTorch"}
 DEFECTS = ("InvalidArgumentError", "OutOfRangeError")  # of ours, whatever computes
 MESSAGE_LENGTH = 300  # characters
 NO_MEMORY = (
@@ -131,23 +129,14 @@ def _describe_import_error(error: ImportError) -> str | None:
 
 def _describe_framework_error(error: Exception) -> str | None:
     """What TensorFlow, JAX or PyTorch say when a GPU, or its memory, fails them."""
-    kind = type(error)
-    text = str(error)
-    framework = FRAMEWORKS.get(kind.__module__.partition(".")[0])
-    if framework is None and isinstance(error, RuntimeError) and re.search("CUDA|cuDNN", text):
-        framework = "the framework"  # PyTorch's are plain RuntimeErrors
-    if framework is None or kind.__name__ in DEFECTS:
+    framework, kind = framework_of(error), type(error).__name__
+    if framework is None or kind in DEFECTS:
         return None
-    from deepemhancer_plugin.core.devices import selected_devices
-
-    devices = selected_devices()
-    full = re.search("ResourceExhausted|OutOfMemory", kind.__name__) or re.search(
-        "RESOURCE_EXHAUSTED|out of memory", text
-    )
+    devices, full = selected_devices(), is_out_of_memory(error)
     if devices is not None and devices.kind == "cpu":
         return NO_MEMORY if full else None
     device = "the GPU" if devices is None else devices.description
-    reason = f"{kind.__name__}: {_shorten(text)}"
+    reason = f"{kind}: {_shorten(str(error))}"
     cpu = "take the CPU (-g -1, or CUDA_VISIBLE_DEVICES=-1)"
     if full:
         return (

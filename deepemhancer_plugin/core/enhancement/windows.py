@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from deepemhancer_plugin.core.weights.model import Predictor
+from deepemhancer_plugin.core.weights.model import Predictor, halve_batches
 
 Corner = tuple[int, ...]  # first voxel (z, y, x) of a window
 
@@ -103,7 +103,7 @@ def enhance_windows(
             windows (n, tile, tile, tile); they share the windows.
         tile: edge of a window in voxels.
         stride: distance between windows in voxels.
-        batch: at most so many windows in one call.
+        batch: at most so many windows in one call; fewer where memory does not suffice for them.
         mask: boolean (z, y, x); windows that do not meet it are left out, and what no window
             covers is 0.
         smooth: weigh windows by `window_weights`; else all the same.
@@ -142,7 +142,8 @@ def enhance_windows(
             if progress:
                 progress(done, len(corners))
 
-    _share(list(batches(corners, batch, len(predictors))), predictors, predict)
+    devices = [halve_batches(predictor) for predictor in predictors]
+    _share(list(batches(corners, batch, len(devices))), devices, predict)
     np.divide(total, weight, out=total, where=weight > 0)
     return np.ascontiguousarray(total[inside])
 

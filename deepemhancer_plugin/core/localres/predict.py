@@ -23,6 +23,7 @@ from deepemhancer_plugin.core.localres.inputs import (
 from deepemhancer_plugin.core.localres.networks import Dense, Published, load_weights
 from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential, mask_atoms
+from deepemhancer_plugin.core.weights.model import halve_batches
 
 MODELS = Path(__file__).parent / "models"
 MARGIN = 24  # voxels around the mask that the local spectra are made of
@@ -186,7 +187,7 @@ def _predict_boxes(
     half = BOX_EDGE // 2
     padded = np.pad(working, half)
     voxels = np.minimum(np.round(places).astype(int), np.array(working.shape) - 1)
-    call = _compile(network)
+    call = halve_batches(_compile(network))
     values = []
     for start in range(0, len(voxels), BOXES_AT_A_TIME):
         some = voxels[start : start + BOXES_AT_A_TIME]

@@ -1,15 +1,48 @@
 """What every kind of weights offers to the enhancement."""
 
+import logging
 from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
 
+from deepemhancer_plugin.core.devices import is_out_of_memory
 from deepemhancer_plugin.core.noise.directions import Views
 from deepemhancer_plugin.core.noise.normalization import NoiseStats
 
 # Windows (n, z, y, x[, channels]) -> enhanced windows (n, z, y, x), float32.
 Predictor = Callable[[np.ndarray], np.ndarray]
+
+logger = logging.getLogger(__name__)
+
+
+def halve_batches(predictor: Predictor) -> Predictor:
+    """Let a network take fewer windows at a time where memory does not suffice for all of them.
+
+    The memory is estimated before a run, but another program may take it meanwhile.
+
+    Returns:
+        The same function. What a single window raises is raised.
+    """
+    most: int | None = None
+
+    def predict(windows: np.ndarray) -> np.ndarray:
+        nonlocal most
+        results: list[np.ndarray] = []
+        first = 0
+        while first < len(windows):
+            some = windows[first : first + (most or len(windows))]
+            try:
+                results.append(predictor(some))
+                first += len(some)
+            except Exception as error:
+                if len(some) == 1 or not is_out_of_memory(error):
+                    raise
+                most = len(some) // 2
+                logger.info("memory does not suffice for %d windows at a time: %d", len(some), most)
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    return predict
 
 
 class Model(Protocol):

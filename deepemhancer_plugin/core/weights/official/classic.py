@@ -16,6 +16,7 @@ import numpy as np
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.maps.resampling import WORKING_RATE, resize_as_original
+from deepemhancer_plugin.core.weights.model import halve_batches
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -71,11 +72,12 @@ def enhance_classic(
         small_mask = resize_as_original(np.asarray(mask, np.float32), shape)
         windows = [window for window in windows if np.any(small_mask[window])]
 
+    predict = halve_batches(predictor)
     # The original's sums are float64.
     total, weight = np.zeros(padded.shape), np.ones(padded.shape)
     for first in range(0, len(windows), batch):
         group = windows[first : first + batch]
-        predictions = predictor(np.stack([padded[window] for window in group]))
+        predictions = predict(np.stack([padded[window] for window in group]))
         for window, prediction in zip(group, predictions, strict=True):
             total[window] += prediction
             weight[window] += 1
