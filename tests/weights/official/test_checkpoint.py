@@ -292,6 +292,13 @@ def test_loading_imports_no_tensorflow(tmp_path):
     assert result.stdout.strip() == "set() False"
 
 
+@pytest.fixture
+def no_variables(monkeypatch):
+    for name in ("DEEPEMHANCER_MODELS", "XMIPP_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_variables")
 def test_path_of_a_variant(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     conventional = tmp_path / ".local/share/deepEMhancerModels/production_checkpoints"
@@ -312,6 +319,29 @@ def test_path_of_a_variant(tmp_path, monkeypatch):
         official_path("/nowhere", "tightTarget")
 
 
+@pytest.mark.usefixtures("no_variables")
+def test_path_by_the_environment(tmp_path, monkeypatch):
+    """A variable of our own, the conventional directory, what Xmipp downloaded: in this order."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places = [
+        tmp_path / "xmipp/models/deepEMhancer_v016/production_checkpoints",
+        tmp_path / ".local/share/deepEMhancerModels/production_checkpoints",
+        tmp_path / "own/production_checkpoints",
+    ]
+    monkeypatch.setenv("XMIPP_HOME", str(tmp_path / "xmipp"))
+    monkeypatch.setenv("DEEPEMHANCER_MODELS", str(tmp_path / "own"))
+    with pytest.raises(InputError, match=f"{tmp_path}/own: no such file or directory"):
+        official_path(None, "highRes")
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "deepEMhancer_highRes.hd5").touch()
+        assert official_path(None, "highRes") == str(place / "deepEMhancer_highRes.hd5")
+    for location in (places[0].parent, places[0].parents[1], places[0].parents[2]):
+        found = official_path(str(location), "highRes")
+        assert found == str(places[0] / "deepEMhancer_highRes.hd5")
+
+
+@pytest.mark.usefixtures("no_variables")
 def test_no_home_directory(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])

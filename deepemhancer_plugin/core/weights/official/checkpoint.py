@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 
 VARIANTS = ("tightTarget", "wideTarget", "highRes", "masked")
 MODELS_DIRECTORY = os.path.join("~", ".local", "share", "deepEMhancerModels")
+MODELS_VARIABLE = "DEEPEMHANCER_MODELS"  # of the environment: another directory than that
 CHECKPOINTS = "production_checkpoints"
+XMIPP_HOME = "XMIPP_HOME"  # variable of the environment
+XMIPP_MODELS = os.path.join("deepEMhancer_v016", CHECKPOINTS)
+# Where checkpoints lie below a directory that somebody names: itself, the one that the authors'
+# archive was unpacked in, Xmipp's folder of this program or of all models, or Xmipp's home.
+LAYOUTS = ("", CHECKPOINTS, XMIPP_MODELS, os.path.join("models", XMIPP_MODELS))
 
 _MAX_TEXT = 1 << 24  # characters of the graph or of a source text
 
@@ -119,7 +125,8 @@ def models_directory(location: str | None) -> str:
     """Find the directory where the authors' checkpoints lie or go.
 
     Args:
-        location: a directory or file; None: the conventional directory.
+        location: a directory or file; None: that of the variable DEEPEMHANCER_MODELS, or the
+            conventional directory.
 
     Returns:
         Its path, with the home directory in place of "~".
@@ -127,7 +134,7 @@ def models_directory(location: str | None) -> str:
     Raises:
         InputError: the path begins with "~" and there is no home directory.
     """
-    wanted = MODELS_DIRECTORY if location is None else location
+    wanted = location or os.environ.get(MODELS_VARIABLE) or MODELS_DIRECTORY
     path = os.path.expanduser(wanted)
     if path.startswith("~"):
         raise InputError(
@@ -141,8 +148,9 @@ def official_path(location: str | None, variant: str) -> str:
     """Find a variant's checkpoint.
 
     Args:
-        location: a checkpoint, a directory that holds checkpoints, or None for the conventional
-            directory.
+        location: a checkpoint, or a directory that holds checkpoints as the authors' archive or
+            Xmipp lays them out. None: `models_directory`, then the conventional directory, then
+            Xmipp's models below the variable XMIPP_HOME.
         variant: one of `VARIANTS`; not looked at where `location` is a file.
 
     Returns:
@@ -152,12 +160,17 @@ def official_path(location: str | None, variant: str) -> str:
         InputError: no such file; the line names the command that downloads it.
     """
     base = models_directory(location)
-    if os.path.isfile(base):
-        return base
+    bases = [base]
+    if location is None:
+        bases += [os.path.expanduser(MODELS_DIRECTORY), *filter(None, [os.environ.get(XMIPP_HOME)])]
     name = f"deepEMhancer_{variant}.hd5"
-    for path in (os.path.join(base, name), os.path.join(base, CHECKPOINTS, name)):
-        if os.path.isfile(path):
-            return path
+    for folder in bases:
+        if os.path.isfile(folder):
+            return folder
+        for layout in LAYOUTS:
+            path = os.path.join(folder, layout, name)
+            if os.path.isfile(path):
+                return path
     missing = f"no {name} in it" if os.path.isdir(base) else "no such file or directory"
     command = "deepemhancer download" + ("" if location is None else f" {location}")
     raise InputError(f"{base}: {missing}; `{command}` fetches the authors' checkpoints")
