@@ -40,6 +40,7 @@ setup(
     package_data={
         "deepemhancer_plugin": [
             "icon.png",
+            "isolate.sh",
             "protocols.conf",
             "requirements-inference.txt",
             "templates/*.template",
@@ -53,7 +54,7 @@ setup(
     install_requires=["numpy", "scipy", "mrcfile", "matplotlib"],
     extras_require={
         "inference": read_requirements("deepemhancer_plugin/requirements-inference.txt"),
-        "scipion": ["scipion-pyworkflow>=3.11.2", "scipion-em>=3.11"],
+        "scipion": ["scipion-pyworkflow>=3.11.2", "scipion-em>=3.11.1"],
     },
     entry_points={
         "pyworkflow.plugin": ["deepemhancer_plugin = deepemhancer_plugin"],

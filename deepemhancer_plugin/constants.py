@@ -3,21 +3,33 @@
 # Variables of scipion.conf
 DEEPEMHANCER_HOME = "DEEPEMHANCER_HOME"
 DEEPEMHANCER_ENV_ACTIVATION = "DEEPEMHANCER_ENV_ACTIVATION"
+DEEPEMHANCER_FRAMEWORK = "DEEPEMHANCER_FRAMEWORK"
 DEEPEMHANCER_MODELS = "DEEPEMHANCER_MODELS"
 
 # Packages of `scipion3 installb`
 PACKAGE = "deepemhancer"
+# Raised with requirements-inference.txt or plugin.FRAMEWORKS alone: a new environment is gigabytes.
+ENV_VERSION = "1.0"
 MODELS_PACKAGE = "deepemhancer_models"
 MODELS_VERSION = "0.17"  # the release of the original program whose checkpoints these are
-URL = "https://github.com/rsanchezgarc/deepEMhancer"
+
+# The plugin's own pages
+URL = "https://github.com/scipion-em/scipion-em-deepemhancer"
+_PAGE = f"{URL}/blob/HEAD/docs/scipion.md"
+PAGES = {
+    "ProtDeepEMhancer": f"{_PAGE}#the-protocol",
+    "ProtDeepRes": f"{_PAGE}#local-resolution",
+    "ProtRelionRefineDeepEMhancer": f"{_PAGE}#relions-refinement-with-the-enhancer",
+}
 
 # Files whose existence says that a step of the installation succeeded
 ENV_CREATED = "ENVIRONMENT_CREATED"
-ENV_READY = "DEPENDENCIES_INSTALLED"
+ENV_READY = "DEPENDENCIES_INSTALLED_%s"  # of each framework
 
 # Where the official checkpoints lie below DEEPEMHANCER_MODELS, as the original program has them
 CHECKPOINTS_FOLDER = "production_checkpoints"
 CHECKPOINT = "deepEMhancer_%s.hd5"
+XMIPP_MODELS = "models/deepEMhancer_v016"  # below XMIPP_HOME: Xmipp's download of the same
 MODEL_NAMES = ("tightTarget", "wideTarget", "highRes")  # in the order of the form
 MASKED_MODEL = "masked"
 

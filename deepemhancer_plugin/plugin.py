@@ -4,44 +4,75 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pwem
+import pyworkflow
 import pyworkflow.utils as pwutils
 from pyworkflow import VarTypes
-from scipion.install.funcs import VOID_TGZ, CondaCommandDef
+from scipion.install.funcs import VOID_TGZ
 
 from deepemhancer_plugin.constants import (
     CHECKPOINT,
     CHECKPOINTS_FOLDER,
     DEEPEMHANCER_ENV_ACTIVATION,
+    DEEPEMHANCER_FRAMEWORK,
     DEEPEMHANCER_HOME,
     DEEPEMHANCER_MODELS,
     ENV_CREATED,
     ENV_READY,
+    ENV_VERSION,
     MASKED_MODEL,
     MODEL_NAMES,
     MODELS_PACKAGE,
     MODELS_VERSION,
     PACKAGE,
+    PAGES,
     URL,
+    XMIPP_MODELS,
 )
 from deepemhancer_plugin.launcher import MINIMUM_PYTHON
-from deepemhancer_plugin.version import __version__
+
+MINIMUM_PYWORKFLOW = (3, 11, 2)  # as setup.py's extra `scipion` states
+if tuple(map(int, re.findall(r"\d+", pyworkflow.__version__)[:3])) < MINIMUM_PYWORKFLOW:
+    raise ImportError(
+        "scipion-em-deepemhancer needs scipion-pyworkflow {}.{}.{} or later, and this is {}: "
+        "update Scipion".format(*MINIMUM_PYWORKFLOW, pyworkflow.__version__)
+    )
 
 HERE = Path(__file__).resolve().parent
-ENV_NAME = f"{PACKAGE}-{__version__}"
+ENV_NAME = f"{PACKAGE}-{ENV_VERSION}"
 DEFAULT_ACTIVATION = f"conda activate {ENV_NAME}"
 PROBE = HERE / "probe.py"
 PROBE_TIMEOUT_S = 60
-# Packages of Scipion or of the user's home folder must not hide those of the inference environment.
-ISOLATION = "unset PYTHONPATH PYTHONHOME && export PYTHONNOUSERSITE=1"
+FAILED_PROBE_AGE_S = 30  # after which an environment that failed is tried again
+ISOLATION = f". {shlex.quote(str(HERE / 'isolate.sh'))}"
 
-# Activation commands that worked; Scipion's window asks for each protocol again.
-_working_activations = set()
+TENSORFLOW = ">=2.17,<2.22"
+TORCH = ">=2.4,<2.14"
+# The values of DEEPEMHANCER_FRAMEWORK: Keras's name of each, and what pip installs for it.
+FRAMEWORKS = {
+    "tensorflow-gpu": ("tensorflow", f"tensorflow[and-cuda]{TENSORFLOW}"),
+    "tensorflow-cpu": (
+        "tensorflow",
+        # The smaller package is built for this processor alone.
+        ("tensorflow-cpu" if platform.machine() == "x86_64" else "tensorflow") + TENSORFLOW,
+    ),
+    "torch": ("torch", f"torch{TORCH}"),
+}
+# A login node installs for nodes with GPUs; this build computes on CPUs too.
+DEFAULT_FRAMEWORK = (
+    "tensorflow-gpu"
+    if (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    else "tensorflow-cpu"
+)
+
+# When each activation command was last probed, and what was wrong: Scipion's window asks for each
+# protocol again.
+_probes = {}
 
 
 class Plugin(pwem.Plugin):
@@ -51,7 +82,7 @@ class Plugin(pwem.Plugin):
     __module__ = __package__
 
     _homeVar = DEEPEMHANCER_HOME
-    _supportedVersions = [__version__]  # noqa: RUF012  (Scipion's own attribute)
+    _supportedVersions = [ENV_VERSION]  # noqa: RUF012  (Scipion's own attribute)
     _url = URL
 
     @classmethod
@@ -68,6 +99,12 @@ class Plugin(pwem.Plugin):
             description="Command that activates the inference environment: conda's, or e.g. "
             "'source /path/to/venv/bin/activate' for any Python environment with TensorFlow.",
         )
+        cls._defineVar(
+            DEEPEMHANCER_FRAMEWORK,
+            DEFAULT_FRAMEWORK,
+            description="What *installb* puts into the inference environment: "
+            f"{', '.join(FRAMEWORKS)}. PyTorch is for GPUs that TensorFlow does not serve.",
+        )
         cls._defineEmVar(
             DEEPEMHANCER_MODELS,
             f"{MODELS_PACKAGE}-{MODELS_VERSION}",
@@ -76,34 +113,64 @@ class Plugin(pwem.Plugin):
             f"{CHECKPOINTS_FOLDER}, or that one.",
         )
 
+    @classmethod
+    def getUrl(cls, protClass=None):
+        """Return the page of a protocol, which its Help button opens; the program's without one."""
+        page = PAGES.get(getattr(protClass, "__name__", None))
+        return page or super().getUrl(protClass)
+
     # The inference environment
 
     @classmethod
-    def getActivation(cls):
-        """Return the shell command that activates the inference environment.
+    def getFramework(cls):
+        """Return DEEPEMHANCER_FRAMEWORK, or the default where it is empty."""
+        return (cls.getVar(DEEPEMHANCER_FRAMEWORK) or DEFAULT_FRAMEWORK).strip().lower()
 
-        A command of conda's is preceded by the one that sets conda up.
-        """
-        activation = cls.getVar(DEEPEMHANCER_ENV_ACTIVATION) or DEFAULT_ACTIVATION
-        if not activation.startswith("conda "):
-            return activation
-        return f"{cls.getCondaActivationCmd()} {activation}".strip()
+    @classmethod
+    def validateFramework(cls):
+        """List what is wrong with DEEPEMHANCER_FRAMEWORK."""
+        name = cls.getFramework()
+        if name in FRAMEWORKS:
+            return []
+        return [
+            f"{DEEPEMHANCER_FRAMEWORK} = {name} in scipion.conf: expected one of "
+            f"{', '.join(FRAMEWORKS)}."
+        ]
+
+    @classmethod
+    def _getActivationVariable(cls):
+        return cls.getVar(DEEPEMHANCER_ENV_ACTIVATION) or DEFAULT_ACTIVATION
 
     @classmethod
     def usesOwnEnvironment(cls):
         """Tell whether the user names an environment of their own, which needs no conda."""
-        return cls.getVar(DEEPEMHANCER_ENV_ACTIVATION, DEFAULT_ACTIVATION) != DEFAULT_ACTIVATION
+        return cls._getActivationVariable() != DEFAULT_ACTIVATION
+
+    @classmethod
+    def _getConda(cls):
+        """Return the commands that make conda's shell function, with && at the end."""
+        return cls.getCondaActivationCmd() or 'eval "$(conda shell.bash hook)" && '
+
+    @classmethod
+    def getActivation(cls):
+        """Return the bash command that activates the inference environment.
+
+        Nothing foreign gets into it: see isolate.sh.
+        """
+        activation = cls._getActivationVariable()
+        if activation.startswith("conda "):
+            activation = cls._getConda() + activation
+        backend, _ = FRAMEWORKS.get(cls.getFramework(), (None, None))
+        # An environment of the user's own may have set the variable itself.
+        if backend == "torch" or (backend and not cls.usesOwnEnvironment()):
+            activation = f"export KERAS_BACKEND={backend} && {activation}"
+        return f"{ISOLATION} && {activation}"
 
     @classmethod
     def getEnviron(cls):
         """Return the environment variables for programs of the inference environment."""
-        environ = pwutils.Environ(os.environ)
-        # As ISOLATION does in a shell.
-        for name in ("PYTHONPATH", "PYTHONHOME"):
-            environ.pop(name, None)
-        environ["PYTHONNOUSERSITE"] = "1"
-        environ["PYTHONUNBUFFERED"] = "1"  # the log appears line by line
-        return environ
+        # The log appears line by line.
+        return pwutils.Environ({**os.environ, "PYTHONUNBUFFERED": "1"})
 
     @classmethod
     def getCommand(cls, arguments, log=None):
@@ -115,16 +182,59 @@ class Plugin(pwem.Plugin):
                 read from it.
         """
         launcher = shlex.quote(str(HERE / "launcher.py"))
-        run = f"{cls.getActivation()} && python {launcher} {shlex.join(arguments)}"
+        failure = shlex.quote(
+            "The inference environment cannot be activated with "
+            f"*{cls._getActivationVariable()}*: {cls._getRemedy()}."
+        )
+        activation = f"{{ {cls.getActivation()} || {{ echo {failure} >&2; false; }}; }}"
+        run = f"{activation} && python {launcher} {shlex.join(arguments)}"
         if log is None:
             return run
         # pipefail: the exit status is the program's, not tee's
         return f"set -o pipefail; {{ {run} ; }} 2>&1 | tee {shlex.quote(log)}"
 
     @classmethod
+    def _getRemedy(cls):
+        """Say how the inference environment gets right."""
+        if cls.usesOwnEnvironment():
+            return f"correct {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf"
+        return (
+            f"install it with *scipion3 installb {PACKAGE}*, or set {DEEPEMHANCER_ENV_ACTIVATION} "
+            "in scipion.conf"
+        )
+
+    @classmethod
     def validateInstallation(cls):
-        """List what is missing, each with the command that installs it."""
-        return probe_environment(cls.getActivation(), cls.usesOwnEnvironment())
+        """List what is missing, each with the command that installs it.
+
+        Scipion's window asks this whenever a project is opened, so the plugin's own environment is
+        judged by the mark that its installation left, and one of the user's is tried once.
+        """
+        errors = cls.validateFramework()
+        if errors:
+            return errors
+        if cls.usesOwnEnvironment():
+            return cls._probeOwnEnvironment()
+        if os.path.exists(cls.getHome(ENV_READY % cls.getFramework())):
+            return []
+        return [
+            f"The inference environment with {cls.getFramework()} is not installed: "
+            f"{cls._getRemedy()}."
+        ]
+
+    @classmethod
+    def _probeOwnEnvironment(cls):
+        """Probe the user's environment, unless it worked before or failed a moment ago."""
+        command = cls.getActivation()
+        probed_at, errors = _probes.get(command, (0, None))
+        if errors is None or (errors and time.monotonic() - probed_at > FAILED_PROBE_AGE_S):
+            errors = probe_environment(command, cls._getActivationVariable(), cls._getRemedy())
+            _probes[command] = time.monotonic(), errors
+        return errors
+
+    def getName(self):
+        """Return the name that Scipion puts before those of runs and templates."""
+        return PACKAGE
 
     def getTemplates(self):
         """Return the workflow templates; without Xmipp those that need it are left out."""
@@ -140,10 +250,13 @@ class Plugin(pwem.Plugin):
     def getCheckpointsFolder(cls):
         """Return the folder with the .hd5 files.
 
-        It is DEEPEMHANCER_MODELS itself, or the folder in it that the authors' archive makes.
+        It is DEEPEMHANCER_MODELS itself, or the folder in it that the authors' archive makes, or
+        that of the models that Xmipp downloads.
         """
         models = Path(cls.getVar(DEEPEMHANCER_MODELS))
-        return models / CHECKPOINTS_FOLDER if (models / CHECKPOINTS_FOLDER).is_dir() else models
+        xmipp = Path(pwem.Config.XMIPP_HOME) / XMIPP_MODELS
+        folders = (models / CHECKPOINTS_FOLDER, models, xmipp / CHECKPOINTS_FOLDER)
+        return next((folder for folder in folders if any(folder.glob(CHECKPOINT % "*"))), models)
 
     @classmethod
     def getCheckpoint(cls, name):
@@ -183,7 +296,7 @@ class Plugin(pwem.Plugin):
         }
         env.addPackage(
             PACKAGE,
-            version=__version__,
+            version=ENV_VERSION,
             commands=cls._environmentCommands(),
             default=True,
             **common,
@@ -201,19 +314,35 @@ class Plugin(pwem.Plugin):
         """Return the commands and targets that install the inference environment.
 
         Scipion ignores exit codes and looks for the targets only, so each is touched after the
-        step that it stands for.
+        step that it stands for. There is one mark for each framework, so that another one is
+        installed when the variable changes.
         """
+        framework = cls.getFramework()
+        ready = ENV_READY % framework
+        errors = cls.validateFramework()
+        if errors:
+            return [(f"echo {shlex.quote(errors[0])} >&2 && false", ready)]
         if cls.usesOwnEnvironment():
             probe = f"python {shlex.quote(str(PROBE))}"
-            check = f"{ISOLATION} && {cls.getActivation()} && {probe} && touch {ENV_READY}"
-            return [(quote_for_bash(check), ENV_READY)]
-        install = CondaCommandDef(ENV_NAME, cls.getCondaActivationCmd())
-        install.create("python=3.11", touch=ENV_CREATED)
+            return [(quote_for_bash(f"{cls.getActivation()} && {probe} && touch {ready}"), ready)]
+        create = (
+            f"{ISOLATION} && {cls._getConda()}conda create -y -n {ENV_NAME} --override-channels "
+            f"-c conda-forge python=3.11 pip && touch {ENV_CREATED}"
+        )
+        backend, requirement = FRAMEWORKS[framework]
         requirements = shlex.quote(str(HERE / "requirements-inference.txt"))
-        install.new().activate(appendCondaActivation=True).append(ISOLATION)
-        install.pipInstall(f"-r {requirements} {shlex.quote(choose_tensorflow())}")
-        install.append('python -c "import tensorflow"').touch(ENV_READY)
-        return install.getCommands()
+        install = " && ".join(
+            [
+                cls.getActivation(),
+                f"rm -f {ENV_READY % '*'}",
+                # They own the same files.
+                "python -m pip uninstall --quiet -y tensorflow tensorflow-cpu torch",
+                f"python -m pip install -r {requirements} {shlex.quote(requirement)}",
+                f'python -c "import {backend}"',
+                f"touch {ready}",
+            ]
+        )
+        return [(quote_for_bash(create), ENV_CREATED), (quote_for_bash(install), ready)]
 
     @classmethod
     def _modelsCommands(cls):
@@ -221,8 +350,7 @@ class Plugin(pwem.Plugin):
         targets = [
             f"{CHECKPOINTS_FOLDER}/{CHECKPOINT % name}" for name in (*MODEL_NAMES, MASKED_MODEL)
         ]
-        download = f"{ISOLATION} && {cls.getCommand(['download', '.'])}"
-        return [(quote_for_bash(download), targets)]
+        return [(quote_for_bash(cls.getCommand(["download", "."])), targets)]
 
 
 def quote_for_bash(command):
@@ -230,37 +358,24 @@ def quote_for_bash(command):
     return f"bash -c {shlex.quote(command)}"
 
 
-def choose_tensorflow():
-    """Return the requirement of the TensorFlow that suits this machine."""
-    smi = shutil.which("nvidia-smi")
-    if smi and subprocess.run([smi, "-L"], capture_output=True).returncode == 0:
-        return "tensorflow[and-cuda]>=2.17"
-    return "tensorflow-cpu>=2.17" if platform.machine() == "x86_64" else "tensorflow>=2.17"
-
-
-def probe_environment(activation, own):
-    """List what is missing from an inference environment.
+def probe_environment(command, activation, remedy):
+    """List what is missing from an environment of the user's own.
 
     Args:
-        activation: Shell command that activates it.
-        own: Whether it is the user's own, so that `installb` does not make it.
+        command: Shell command that activates it.
+        activation: The user's own part of it, for messages.
+        remedy: What to do where it cannot be activated.
 
     Returns:
         A list with at most one message, of one line, that says what to do.
     """
-    if activation in _working_activations:
-        return []
-    remedy = (
-        f"correct {DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf"
-        if own
-        else f"install it with *scipion3 installb {PACKAGE}*, or set "
-        f"{DEEPEMHANCER_ENV_ACTIVATION} in scipion.conf"
-    )
     try:
         result = subprocess.run(
-            ["bash", "-c", f"{activation} && python {shlex.quote(str(PROBE))}"],
+            ["bash", "-c", f"{command} && python {shlex.quote(str(PROBE))}"],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=PROBE_TIMEOUT_S,
             env=Plugin.getEnviron(),
         )
@@ -283,14 +398,8 @@ def probe_environment(activation, own):
         ]
     missing = packages.group(1).split()
     if not missing:
-        _working_activations.add(activation)
         return []
-    command = (
-        f"{activation} && pip install {' '.join(missing)}"
-        if own
-        else f"scipion3 installb {PACKAGE}"
-    )
     return [
         f"The inference environment (*{activation}*) lacks {', '.join(missing)}: install with "
-        f"*{command}*."
+        f"*{activation} && pip install {' '.join(missing)}*."
     ]

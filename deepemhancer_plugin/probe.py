@@ -3,6 +3,7 @@
 It imports none of the packages, so it is quick. It must run on any Python 3.
 """
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -28,8 +29,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def find_missing():
     """List the names, as pip knows them, of the packages that this Python lacks."""
     missing = [package for package, module in MODULES.items() if not find_spec(module)]
-    if not any(find_spec(name) for name in BACKENDS):
-        missing.append("tensorflow")
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"  # as the core chooses it
+    if backend in BACKENDS and not find_spec(backend):
+        missing.append(backend)
     return missing
 
 

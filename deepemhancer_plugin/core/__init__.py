@@ -10,7 +10,14 @@ heavy is imported before a function is called. The way of a map through the prog
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 11):  # noqa: UP036  (Scipion's own Python may be older)
+    raise ImportError(
+        "deepemhancer_plugin.core needs Python 3.11 or later, and this is {}.{}: use the Python of "
+        "the inference environment".format(*sys.version_info)
+    )
 
 if TYPE_CHECKING:
     from deepemhancer_plugin.core.enhancement.enhance import Enhanced, enhance

@@ -1,7 +1,8 @@
 #!/bin/bash
-# Stands in for conda in the tests of the installation: environments are `python -m venv` folders below $STANDIN_ENVS, made from
-# $STANDIN_PYTHON, and see the packages in $STANDIN_PACKAGES, so that pip finds its requirements met and downloads nothing.
-# It proves what Scipion does with conda, not what conda's solver does.
+# Stands in for conda in the tests of the installation. Environments are `python -m venv` folders below
+# $STANDIN_ENVS, made from $STANDIN_PYTHON. They see the packages in $STANDIN_PACKAGES, so that pip finds
+# its requirements met and downloads nothing. It proves what Scipion does with conda, not what conda's
+# solver does. Like a new Miniconda, it refuses Anaconda's own channels.
 set -e
 case "$1 $2" in
     "shell.bash hook")
@@ -12,6 +13,10 @@ case "$1 $2" in
         ;;
     "create -y" | "env remove")
         name=$4
+        if [ "$1" = create ] && [[ " $* " != *" --override-channels -c conda-forge "* ]]; then
+            echo "CondaToSNonInteractiveError: Terms of Service have not been accepted" >&2
+            exit 1
+        fi
         rm -rf "${STANDIN_ENVS:?}/${name:?}"
         [ "$1" = env ] && exit
         "$STANDIN_PYTHON" -m venv --without-pip "$STANDIN_ENVS/$name"

@@ -8,11 +8,13 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 import unittest
 import unittest.mock
@@ -96,8 +98,19 @@ class TestRequirements(unittest.TestCase):
         imported = set().union(*map(find_imports, list_sources()))
         foreign = imported & (set(required) | set(probe.MODULES.values()) | set(probe.BACKENDS))
         self.assertEqual(foreign, set(required))
-        self.assertEqual(len(extras["scipion"]), 2)
+        bound = ".".join(map(str, plugin.MINIMUM_PYWORKFLOW))
+        self.assertEqual(extras["scipion"], [f"scipion-pyworkflow>={bound}", "scipion-em>=3.11.1"])
         self.assertLessEqual(SCIPIONS_OWN, imported)
+
+    @unittest.skipUnless((CHECKOUT / "setup.py").exists(), "needs the source")
+    def test_every_page_has_its_chapter(self):
+        """GitHub makes an anchor of each heading."""
+        headings = re.findall(
+            "^## (.*)$", (CHECKOUT / "docs" / "scipion.md").read_text(), re.MULTILINE
+        )
+        anchors = {re.sub("[^a-z -]", "", title.lower()).replace(" ", "-") for title in headings}
+        for page in constants.PAGES.values():
+            self.assertIn(page.partition("#")[2], anchors)
 
     def test_scipions_side_is_python_3_8(self):
         """As the parser sees it, and without the methods that Python 3.9 and 3.10 brought."""
@@ -127,6 +140,32 @@ class TestRequirements(unittest.TestCase):
         line = self.run_launcher("-h", before="sys.version_info = (3, 10, 13);")
         self.assertIn("Python 3.10 is too old, 3.11 or later is needed", line)
 
+    def test_the_core_in_an_old_python(self):
+        code = (
+            "import sys; sys.version_info = (3, 10, 13); import deepemhancer_plugin.core.commands"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(
+            done.stderr.splitlines()[-1],
+            "^ImportError: .* needs Python 3.11 or later, and this is 3.10: use the Python of",
+        )
+
+    def test_an_old_scipion(self):
+        code = (
+            "import pyworkflow; pyworkflow.__version__ = '3.10.4';import deepemhancer_plugin.plugin"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(
+            done.stderr.splitlines()[-1],
+            "^ImportError: .* needs scipion-pyworkflow 3.11.2 or later, and this is 3.10.4",
+        )
+
     @unittest.skipIf(sys.version_info < (3, 11), "the core does not run on this Python")
     def test_the_command_without_the_packages_of_the_core(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -148,10 +187,12 @@ class TestPlugin(unittest.TestCase):
 
     def setUp(self):
         self.saved = dict(Plugin._vars)
+        plugin._probes.clear()
 
     def tearDown(self):
         Plugin._vars.clear()
         Plugin._vars.update(self.saved)
+        plugin._probes.clear()
 
     def test_registered(self):
         module = Domain.getPluginModule("deepemhancer_plugin")
@@ -203,15 +244,52 @@ class TestPlugin(unittest.TestCase):
         self.assertEqual(Plugin.validateInstallation(), [])
 
     def test_missing_environment(self):
-        for activation, words in (
-            (plugin.DEFAULT_ACTIVATION, "scipion3 installb deepemhancer"),
-            ("source /nowhere/bin/activate", "/nowhere/bin/activate: No such file"),
-        ):
-            Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = activation
-            (error,) = Plugin.validateInstallation()
-            self.assertIn(words, error)
-            self.assertIn(constants.DEEPEMHANCER_ENV_ACTIVATION, error)
-            self.assertNotIn("\n", error)
+        with tempfile.TemporaryDirectory() as home:
+            Plugin._vars[constants.DEEPEMHANCER_HOME] = home
+            for activation, words in (
+                (plugin.DEFAULT_ACTIVATION, "scipion3 installb deepemhancer"),
+                ("source /nowhere/bin/activate", "/nowhere/bin/activate: No such file"),
+            ):
+                Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = activation
+                (error,) = Plugin.validateInstallation()
+                self.assertIn(words, error)
+                self.assertIn(constants.DEEPEMHANCER_ENV_ACTIVATION, error)
+                self.assertNotIn("\n", error)
+                log = f"{home}/log"
+                command = Plugin.getCommand(["--version"], log)
+                done = subprocess.run(["bash", "-c", command], capture_output=True)
+                self.assertNotEqual(done.returncode, 0)
+                line = Path(log).read_text().splitlines()[-1]
+                self.assertIn(f"cannot be activated with *{activation}*: ", line)
+
+    def test_probing_costs_nothing_when_a_project_opens(self):
+        """Scipion asks for each protocol, at each opening and each search."""
+        with tempfile.TemporaryDirectory() as folder:
+            count = Path(folder) / "count"
+            works = Plugin.getVar(constants.DEEPEMHANCER_ENV_ACTIVATION)
+            for activation, probes in ((works, 1), ("source /nowhere/bin/activate", 1)):
+                count.write_text("")
+                Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = (
+                    f"echo >>{count} && {activation}"
+                )
+                answers = [Plugin.validateInstallation() for _ in range(6)]
+                self.assertEqual(answers, [answers[0]] * 6)
+                self.assertEqual(bool(answers[0]), activation != works)
+                self.assertEqual(len(count.read_text()), probes)
+            # an environment that was mended is found
+            age = plugin.FAILED_PROBE_AGE_S + 1
+            with unittest.mock.patch("time.monotonic", lambda now=time.monotonic: now() + age):
+                Plugin.validateInstallation()
+            self.assertEqual(len(count.read_text()), 2)
+            # the plugin's own environment: a file tells, no process is started
+            Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = plugin.DEFAULT_ACTIVATION
+            Plugin._vars[constants.DEEPEMHANCER_HOME] = folder
+            with unittest.mock.patch("subprocess.run", side_effect=AssertionError):
+                self.assertEqual(len(Plugin.validateInstallation()), 1)
+                (Path(folder) / (constants.ENV_READY % plugin.DEFAULT_FRAMEWORK)).touch()
+                self.assertEqual(Plugin.validateInstallation(), [])
+                Plugin._vars[constants.DEEPEMHANCER_FRAMEWORK] = "torch"
+                self.assertEqual(len(Plugin.validateInstallation()), 1)
 
     @unittest.skipIf(sys.version_info < (3, 11), "an environment of this Python is too old")
     def test_missing_packages(self):
@@ -219,9 +297,13 @@ class TestPlugin(unittest.TestCase):
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
             Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = f"source {folder}/bin/activate"
             (error,) = Plugin.validateInstallation()
-        for name in (*probe.MODULES, "tensorflow"):
-            self.assertIn(f" {name}", error)
-        self.assertIn(f"source {folder}/bin/activate && pip install ", error)
+            for name in (*probe.MODULES, "tensorflow"):
+                self.assertIn(f" {name}", error)
+            self.assertIn(f"source {folder}/bin/activate && pip install ", error)
+            Plugin._vars[constants.DEEPEMHANCER_FRAMEWORK] = "torch"
+            (error,) = Plugin.validateInstallation()
+            self.assertIn(" torch", error)
+            self.assertNotIn("tensorflow", error)
 
     def test_environment_with_an_old_python(self):
         Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = (
@@ -230,43 +312,111 @@ class TestPlugin(unittest.TestCase):
         (error,) = Plugin.validateInstallation()
         self.assertIn("has Python 3.9, 3.11 or later is needed: correct", error)
 
-    def test_packages_of_the_home_folder_stay_out(self):
-        """An environment of conda's, unlike a venv, sees what lies in ~/.local."""
+    def test_nothing_foreign_gets_in(self):
+        """Modules of the home folder, which conda's Python sees; PYTHONPATH; other libraries."""
         python = Path(sys.base_prefix) / "bin" / "python{}.{}".format(*sys.version_info)
-        with tempfile.TemporaryDirectory() as home:
+        code = "import sys, os; print(sys.path, dict(os.environ))"
+        with tempfile.TemporaryDirectory() as folder:
+            home, path, cuda, driver = (Path(folder) / name for name in ("h", "p", "c", "a driver"))
             name = "python{}.{}".format(*sys.version_info)
-            (Path(home) / "lib" / name / "site-packages").mkdir(parents=True)
-            environ = {**Plugin.getEnviron(), "PYTHONUSERBASE": home}
-            shell = {**os.environ, "PYTHONUSERBASE": home}
-            code = "import sys; print(sys.path)"
+            (home / "lib" / name / "site-packages").mkdir(parents=True)
+            for other in (path, cuda, driver):
+                other.mkdir()
+            (driver / "libcuda.so.1").touch()  # a container has it there alone
+            shell = {
+                **os.environ,
+                "PYTHONUSERBASE": str(home),
+                "PYTHONPATH": str(path),
+                "LD_LIBRARY_PATH": f"{cuda}:{driver}:{cuda}",
+            }
+            Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = "export PATH=$PATH:/activated"
             found = [
-                subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-                for command, env in (
-                    ([python, "-c", code], shell),
-                    ([python, "-c", code], environ),
-                    (["bash", "-c", f"{plugin.ISOLATION} && {python} -c '{code}'"], shell),
+                subprocess.run(command, env=shell, check=True, capture_output=True, text=True)
+                for command in (
+                    [python, "-c", code],
+                    ["bash", "-c", f"{Plugin.getActivation()} && {python} -c '{code}'"],
+                    ["sh", "-euc", f"{plugin.ISOLATION}; {python} -c '{code}'"],
                 )
             ]
-        self.assertEqual([home in path for path in found], [True, False, False])
+            first, *others = [done.stdout for done in found]
+            self.assertIn(f"{home}/lib", first)
+            self.assertIn(f"'{path}'", first)
+            for text in others:
+                self.assertNotIn(f"{home}/lib", text)
+                self.assertNotIn(f"'{path}'", text)
+                self.assertIn(f"'LD_LIBRARY_PATH': '{driver}'", text)
+                # RELION, which the hook calls, gets its libraries back
+                self.assertIn(f"'RELION_LD_LIBRARY_PATH': '{cuda}:{driver}:{cuda}'", text)
+
+    def test_nothing_foreign_gets_into_an_installation(self):
+        """Nor does conda ask Anaconda's channels, whose terms somebody must accept first."""
+        for activation in (plugin.DEFAULT_ACTIVATION, "source /some/venv/bin/activate"):
+            Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = activation
+            commands = [*Plugin._environmentCommands(), *Plugin._modelsCommands()]
+            for command, _ in commands:
+                (script,) = shlex.split(command)[2:]
+                self.assertEqual(script.lstrip("{ ").find(plugin.ISOLATION), 0)
+                if "conda create" in script:
+                    self.assertIn("--override-channels -c conda-forge ", script)
+                subprocess.run(["bash", "-n", "-c", script], check=True)
+
+    def test_frameworks(self):
         Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = plugin.DEFAULT_ACTIVATION
-        commands = str(Plugin._environmentCommands())
-        self.assertLess(0, commands.find("PYTHONNOUSERSITE=1"))
-        self.assertLess(commands.find("PYTHONNOUSERSITE=1"), commands.find("pip install"))
+        for value, framework, requirement in (
+            ("", plugin.DEFAULT_FRAMEWORK, "'tensorflow"),
+            ("TensorFlow-GPU", "tensorflow-gpu", "'tensorflow[and-cuda]>="),
+            ("tensorflow-cpu", "tensorflow-cpu", "'tensorflow"),
+            ("torch", "torch", "'torch>="),
+        ):
+            Plugin._vars[constants.DEEPEMHANCER_FRAMEWORK] = value
+            command, target = Plugin._environmentCommands()[-1]
+            (script,) = shlex.split(command)[2:]
+            self.assertEqual(target, f"DEPENDENCIES_INSTALLED_{framework}")
+            self.assertIn(f"{requirement}", script)
+            backend = framework.partition("-")[0]
+            self.assertIn(f"export KERAS_BACKEND={backend} && ", Plugin.getCommand([]))
+        for _, requirement in plugin.FRAMEWORKS.values():
+            self.assertRegex(requirement, r">=[\d.]+,<[\d.]+$")  # what was tried, no more
+        (keras,) = [line for line in read_requirements() if line.startswith("keras")]
+        self.assertRegex(keras, r">=[\d.]+,<[\d.]+$")
+
+        Plugin._vars[constants.DEEPEMHANCER_FRAMEWORK] = "cuda"
+        (error,) = Plugin.validateInstallation()
+        self.assertIn("DEEPEMHANCER_FRAMEWORK = cuda in scipion.conf: expected one of", error)
+        ((command, _),) = Plugin._environmentCommands()
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr.strip()), (1, error))
+
+    def test_a_login_node_installs_for_gpus(self):
+        """The machine's own GPUs are not asked for."""
+        source = (PACKAGE / "plugin.py").read_text()
+        self.assertNotIn("nvidia-smi", source)
+        with unittest.mock.patch("platform.machine", lambda: "x86_64"):
+            with unittest.mock.patch("platform.system", lambda: "Linux"):
+                values = runpy.run_path(str(PACKAGE / "plugin.py"))
+        self.assertEqual(values["DEFAULT_FRAMEWORK"], "tensorflow-gpu")
+
+    def test_help_buttons(self):
+        classes = Domain.getProtocols()
+        urls = {classes[name].getUrl() for name in constants.PAGES}
+        self.assertEqual(urls, set(constants.PAGES.values()))
+        self.assertEqual(Plugin.getUrl(), constants.URL)
 
     def test_conda_only_where_needed(self):
         Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = plugin.DEFAULT_ACTIVATION
         command, Plugin._condaActivationCmd = Plugin._condaActivationCmd, ""
         try:
             self.assertEqual(Plugin.getDependencies(), ["conda"])
+            self.assertIn('eval "$(conda shell.bash hook)" && conda', Plugin.getActivation())
             Plugin._condaActivationCmd = "eval hook&&"
             self.assertEqual(Plugin.getDependencies(), [])
-            self.assertEqual(
-                Plugin.getActivation(), f"eval hook&& conda activate {plugin.ENV_NAME}"
-            )
+            self.assertIn(f"eval hook&&conda activate {plugin.ENV_NAME}", Plugin.getActivation())
             Plugin._condaActivationCmd = ""
             Plugin._vars[constants.DEEPEMHANCER_ENV_ACTIVATION] = "source /some/venv/bin/activate"
             self.assertEqual(Plugin.getDependencies(), [])
-            self.assertEqual(Plugin.getActivation(), "source /some/venv/bin/activate")
+            self.assertEqual(
+                Plugin.getActivation(), f"{plugin.ISOLATION} && source /some/venv/bin/activate"
+            )
             self.assertNotIn("conda", str(Plugin._environmentCommands()))
         finally:
             Plugin._condaActivationCmd = command
@@ -280,7 +430,7 @@ class TestPlugin(unittest.TestCase):
             (Path(folder) / "deepEMhancer_highRes.hd5").touch()
             self.assertEqual(Plugin.validateCheckpoint("highRes"), [])
             (Path(folder) / "production_checkpoints").mkdir()
-            self.assertNotEqual(Plugin.validateCheckpoint("highRes"), [])
+            self.assertEqual(Plugin.validateCheckpoint("highRes"), [])  # it is empty
             (Path(folder) / "production_checkpoints" / "deepEMhancer_highRes.hd5").touch()
             self.assertEqual(Plugin.validateCheckpoint("highRes"), [])
 
@@ -329,6 +479,9 @@ class TestInstallation(unittest.TestCase):
             check=True,
             env=Plugin.getEnviron(),
         ).stdout.split()
+        # The framework that is there, so that pip downloads nothing
+        small = list(Path(found[1]).glob("tensorflow_cpu-*"))
+        cls.framework = "tensorflow-cpu" if small else "tensorflow-gpu"
         (cls.root / "bin").mkdir()
         shutil.copy(PACKAGE / "tests" / "conda_standin.sh", cls.root / "bin" / "conda")
         cls.environ = {
@@ -339,6 +492,7 @@ class TestInstallation(unittest.TestCase):
         cls.environ.update(
             PATH=f"{cls.root}/scipion/bin:{cls.root}/bin:{os.environ['PATH']}",
             CONDA_ACTIVATION_CMD='eval "$(conda shell.bash hook)"',
+            DEEPEMHANCER_FRAMEWORK=cls.framework,
             STANDIN_ENVS=str(cls.root / "envs"),
             STANDIN_PYTHON=found[0],
             STANDIN_PACKAGES=found[1],
@@ -411,7 +565,8 @@ class TestInstallation(unittest.TestCase):
     def test_installation(self):
         """One story, in order: each step needs the one before."""
         home = self.root / "software" / "em" / plugin.ENV_NAME
-        ready, created = home / constants.ENV_READY, home / constants.ENV_CREATED
+        ready = home / (constants.ENV_READY % self.framework)
+        created = home / constants.ENV_CREATED
 
         # Plugin and environment in one go; pip fails at first
         self.environ["STANDIN_PACKAGES"], packages = "/nowhere", self.environ["STANDIN_PACKAGES"]
@@ -443,7 +598,7 @@ class TestInstallation(unittest.TestCase):
 
         # The environment runs the plugin's own code
         command = self.inNewScipion("print(P.getCommand(['--version']))").strip()
-        self.assertIn(f"conda activate {plugin.ENV_NAME} && python {self.source}", command)
+        self.assertIn(f" && python {self.source}", command)
         version = subprocess.run(
             ["bash", "-c", command], env=self.environ, capture_output=True, text=True
         )

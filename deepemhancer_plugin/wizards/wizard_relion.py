@@ -3,6 +3,8 @@
 They find their parameters by the class of the protocol.
 """
 
+from contextlib import suppress
+
 from pyworkflow.wizard import Wizard
 
 from deepemhancer_plugin.protocols.protocol_relion import (
@@ -11,9 +13,13 @@ from deepemhancer_plugin.protocols.protocol_relion import (
     RelionPlugin,
 )
 
+wizards = None
 if RelionPlugin is not None:
-    from relion import wizards
+    # Those of an old or broken plugin take no wizard of ours away.
+    with suppress(Exception):
+        from relion import wizards
 
+if wizards is not None:
     for wizard in vars(wizards).values():
         if isinstance(wizard, type) and issubclass(wizard, Wizard):
             wizard._targets = [

@@ -156,9 +156,14 @@ def check_reference(data: np.ndarray, box: int, what: str) -> None:
 
 def _reconstruct(job: Job, program: str) -> None:
     """Run RELION's own reconstruction, which writes the result."""
+    environment = dict(os.environ)
+    # Scipion's hook takes RELION's libraries out of the variable, for Keras's sake.
+    if "RELION_LD_LIBRARY_PATH" in environment:
+        environment["LD_LIBRARY_PATH"] = environment["RELION_LD_LIBRARY_PATH"]
     try:
         done = subprocess.run(
             [program, job.star],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
