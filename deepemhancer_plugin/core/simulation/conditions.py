@@ -14,6 +14,15 @@ SYMMETRIES = (
     *("helix", "helix", "helix", "shell"),
 )
 
+FINE_VOXEL = 0.8  # A, under which the box is the smallest that is asked for
+WIDE_RESOLUTIONS = 1.75, 16.0  # A, drawn evenly on a logarithmic scale
+COARSE = 8.0  # A, from which on maps come with large voxels and large B factors
+COARSE_B_FACTORS = 100.0, 1000.0  # A^2
+COARSEST_VOXEL = 3.5  # A
+# The range that the errors of four pairs of real half maps cover (docs/simulation.md).
+NOISE_GROWTHS = 0.3, 0.6
+NOISE_FOLLOWS = 0.55, 1.0
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -59,6 +68,10 @@ class Conditions:
             and the centre of its atoms.
         noise: strength of the noise relative to what `resolution` asks for; 0: none, two equal
             halves.
+        noise_growth: standard deviation, inside the molecule, of the logarithm of the noise's local
+            amplitude; 0: the noise is as strong everywhere. Real maps: 0.3 to 0.6.
+        noise_follows: 0-1, correlation of that logarithm with the density; a random field makes up
+            the rest.
     """
 
     resolution: float = 3.5
@@ -88,10 +101,16 @@ class Conditions:
     float16: bool = False
     random_pose: bool = True
     noise: float = 1.0
+    noise_growth: float = 0.0
+    noise_follows: float = 0.6
 
 
 def random_conditions(
-    rng: np.random.Generator, box: tuple[int, int] = (96, 128), typical: bool = False
+    rng: np.random.Generator,
+    box: tuple[int, int] = (96, 128),
+    typical: bool = False,
+    uneven: bool = False,
+    wide: bool = False,
 ) -> Conditions:
     """Draw conditions from the range met in practice.
 
@@ -103,12 +122,17 @@ def random_conditions(
         rng: what draws.
         box: two lengths in A between which the edge of the box lies.
         typical: leave out the rare and the extreme: whole molecules at 2.6-6 A, with plain noise.
+        uneven: the noise differs over the molecule and grows with its density, as in real maps.
+        wide: resolutions from 1.75 to 16 A, with voxels and B factors to match.
     """
     low, high = (2.6, 6.0) if typical else (2.3, 8.0)
     conditions = _draw_typical(rng, low, high)
-    if typical:
-        return conditions
-    return replace(conditions, **_draw_changes(rng, box))
+    if not typical:
+        conditions = replace(conditions, **_draw_changes(rng, box))
+    if uneven:
+        growth, follows = rng.uniform(*NOISE_GROWTHS), rng.uniform(*NOISE_FOLLOWS)
+        conditions = replace(conditions, noise_growth=growth, noise_follows=follows)
+    return _draw_wide(conditions, rng, box) if wide else conditions
 
 
 def _draw_typical(rng: np.random.Generator, low: float, high: float) -> Conditions:
@@ -158,7 +182,27 @@ def _draw_changes(rng: np.random.Generator, box: tuple[int, int]) -> dict[str, A
     # Finer voxels than the networks' cost most and bring least.
     rates = [1.0, rng.uniform(1.0, 1.5), rng.uniform(1.5, 2.2), rng.uniform(0.5, 1.0)]
     rate = changes["sampling_rate"] = float(rng.choice(rates, p=[0.35, 0.37, 0.2, 0.08]))
-    edge = rng.integers(box[0], box[1] + 1) if rate > 0.8 else box[0]
+    edge = rng.integers(box[0], box[1] + 1) if rate > FINE_VOXEL else box[0]
     changes["micelle_lumps"] = rng.uniform(0, 0.8)
     changes["box"] = fft.next_fast_len(math.ceil(edge / rate))  # as programs choose boxes
     return changes
+
+
+def _draw_wide(
+    conditions: Conditions, rng: np.random.Generator, box: tuple[int, int]
+) -> Conditions:
+    """The same conditions at any resolution that maps have, in as large a box."""
+    low, high = WIDE_RESOLUTIONS
+    resolution = low * (high / low) ** rng.random()
+    rate = min(conditions.sampling_rate, 0.4 * resolution)
+    b_factor = conditions.b_factor
+    if resolution > COARSE:
+        rate = rng.uniform(1, min(COARSEST_VOXEL, 0.3 * resolution))
+        b_factor = rng.uniform(*COARSE_B_FACTORS)
+    edge = conditions.box and conditions.box * conditions.sampling_rate
+    if edge and rate <= FINE_VOXEL:
+        edge = box[0]
+    voxels = edge and fft.next_fast_len(math.ceil(edge / rate))
+    return replace(
+        conditions, resolution=resolution, sampling_rate=rate, b_factor=b_factor, box=voxels
+    )

@@ -12,7 +12,7 @@ from deepemhancer_plugin.core.simulation.conditions import Conditions
 from deepemhancer_plugin.core.simulation.grid import Grid
 from deepemhancer_plugin.core.simulation.micelle import make_micelle
 from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential, mask_atoms
-from deepemhancer_plugin.core.simulation.noise import choose_frequency, make_noise
+from deepemhancer_plugin.core.simulation.noise import choose_frequency, make_noise, vary_noise
 from deepemhancer_plugin.core.simulation.placement import draw_disorder, place_molecule
 
 # Twice the potential: the target's 95th percentile inside a protein is about one.
@@ -45,7 +45,7 @@ class Simulated:
         mask: the molecule's tight mask, 0-1, with a soft edge.
         molecule: the atoms where they were put: x, y, z in A from the first voxel's centre.
         sampling_rate: A/voxel.
-        noise_std: true standard deviation of the noise of the halves' mean.
+        noise_std: true standard deviation of the noise of the halves' mean, over the box.
         origin: position of the first voxel in the model's own frame, x, y, z in A; meaningless
             with a random pose or copies.
         observed: the atoms with the B factors and occupancies that the halves show.
@@ -120,6 +120,8 @@ def simulate_halves(
     hull = mask_atoms(atoms, grid.shape, grid.rate, HULL_RADIUS)
     surrounded, belt = _add_solvent_and_micelle(signal, hull, atoms, conditions, grid, rng)
     noises = make_noise(signal, float(hull.mean()), conditions, grid, rng)
+    if conditions.noise_growth > 0:
+        noises = vary_noise(noises, surrounded, hull, conditions, grid, rng)
     sphere = _make_sphere(grid, conditions)
     halves, noise_std = _reconstruct(surrounded, noises, sphere, conditions, grid)
 

@@ -1,4 +1,4 @@
-"""The noise of half maps: white, coloured, or as a reconstruction leaves it."""
+"""The noise of half maps: white, coloured, as a reconstruction leaves it, and uneven."""
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -15,6 +15,9 @@ RIM_POWER = 5.0  # noise power that the rim of the Fourier sphere has more than 
 RIM_WIDTH = 0.35  # shells within which that surplus falls by e
 FSC_AT_RESOLUTION = 0.143
 FINEST = 0.45  # 1/voxel, up to where a resolution can be asked for
+DENSITY_SIGMA = 2.0  # A, of the Gaussian that smooths the density which uneven noise grows with
+FIELD_SIGMA = 7.0  # A, of the one that makes the random field, the noise's other cause
+DENSITY_LIMITS = -1.0, 4.0  # standard deviations of the density beyond which noise does not change
 
 
 def make_noise(
@@ -50,6 +53,73 @@ def make_noise(
         / grid.measure_power(noises[0], frequency)
     )
     return [noise * np.float32(level) for noise in noises]
+
+
+def vary_noise(
+    noises: list[np.ndarray],
+    signal: np.ndarray,
+    hull: np.ndarray,
+    conditions: Conditions,
+    grid: Grid,
+    rng: np.random.Generator,
+) -> list[np.ndarray]:
+    """Make the noise of half maps uneven over the box, as in real maps.
+
+    The noise of each half, drawn independently, is multiplied in real space by one amplitude. Its
+    mean square in the molecule is 1: the resolution stays what was asked for. docs/simulation.md
+    compares the result with real half maps.
+
+    Args:
+        noises: half spectra of the noise.
+        signal: half spectrum of the molecule in its surroundings.
+        hull: the molecule's volume (z, y, x), 1 inside.
+        conditions: how uneven the noise becomes, and how much of that follows the density.
+        grid: the box.
+        rng: draws the random field.
+    """
+    inside = hull > 0
+    amplitude = compute_local_amplitude(signal, inside, conditions, grid, rng)
+    amplitude /= np.sqrt(np.mean(np.square(amplitude[inside]), dtype=np.float64))
+    return [grid.forward(grid.back(noise) * amplitude) for noise in noises]
+
+
+def compute_local_amplitude(
+    signal: np.ndarray,
+    inside: np.ndarray,
+    conditions: Conditions,
+    grid: Grid,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Compute how strong uneven noise is at each voxel (z, y, x), in any unit.
+
+    Its logarithm is a sum of the smoothed density and a smooth random field, both with a standard
+    deviation of 1 inside the molecule before they are weighted.
+
+    Args:
+        signal: half spectrum of the molecule in its surroundings.
+        inside: the molecule's volume (z, y, x), boolean.
+        conditions: `noise_growth` and `noise_follows`.
+        grid: the box.
+        rng: draws the random field.
+    """
+    density = grid.back(signal * _smooth_by(DENSITY_SIGMA, grid))
+    density = np.clip(_standardise(density, inside), *DENSITY_LIMITS)
+    white = grid.forward(rng.standard_normal(grid.shape, np.float32))
+    field = _standardise(grid.back(white * _smooth_by(FIELD_SIGMA, grid)), inside)
+    weight = conditions.noise_follows
+    exponent = weight * density + np.sqrt(1 - weight**2) * field
+    return np.asarray(np.exp(np.float32(conditions.noise_growth) * exponent), np.float32)
+
+
+def _smooth_by(sigma: float, grid: Grid) -> np.ndarray:
+    """Half spectrum of a Gaussian of a standard deviation of `sigma` A."""
+    return np.asarray(np.exp(grid.square * np.float32(-2 * (np.pi * sigma) ** 2)))
+
+
+def _standardise(volume: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Bring a map to a mean of 0 and a standard deviation of 1 inside."""
+    values = volume[inside]
+    return np.asarray((volume - values.mean()) / max(float(values.std()), 1e-30))
 
 
 def choose_frequency(conditions: Conditions) -> float:
