@@ -4,9 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.maps import appearance, mrc
+from deepemhancer_plugin.core.maps.filters import frequencies
 
 SIZE, RATE = 64, 1.25
 
@@ -103,3 +105,58 @@ def test_coarse_sampling_is_warned_about():
 def test_odd_maps_are_judged_without_failing(data):
     with np.errstate(all="raise", under="ignore"):
         assert len(messages(data)) <= 2
+
+
+def inverted(data, rate=RATE):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        appearance.warn_if_inverted(mrc.new_map(data, rate, path="some.mrc"))
+    return [str(w.message) for w in caught]
+
+
+def protein_like(noise_level, seed=0):
+    """Positive atoms in a ball, blurred by 100 A^2, in noise relative to the map's deviation."""
+    rng = np.random.default_rng(seed)
+    atoms = (rng.random((SIZE,) * 3) < 0.03) * ball(0.5)
+    volume = np.asarray(ndimage.gaussian_filter(atoms.astype(np.float32), 1.2))
+    return volume / volume.std() + noise_level * noise((SIZE,) * 3)
+
+
+@pytest.mark.parametrize("noise_level", [0, 1, 3])
+@pytest.mark.parametrize("level", [0, 20])
+@pytest.mark.parametrize("mask", [None, 0.9, 0.55])
+def test_inverted_contrast_is_warned_about(noise_level, level, mask):
+    """In noise, on any level, masked to the sphere, or to the molecule."""
+    volume = protein_like(noise_level)
+    shown = [sign * volume + level for sign in (1, -1)]
+    if mask is not None:
+        shown = [np.where(ball(mask), v, np.float32(0)) for v in shown]
+    assert inverted(shown[0]) == []
+    (message,) = inverted(shown[1])
+    assert message.startswith("some.mrc: the molecule looks darker than the solvent")
+    assert "multiply by -1" in message
+
+
+@pytest.mark.parametrize("exponent", [-1.5, -1, 0, 1])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_of_any_colour_is_not_inverted(exponent, seed):
+    rng = np.random.default_rng(seed)
+    k = frequencies((SIZE,) * 3)
+    k[0, 0, 0] = 1
+    spectrum = np.fft.rfftn(rng.normal(size=(SIZE,) * 3)) * k**exponent
+    volume = np.fft.irfftn(spectrum, (SIZE,) * 3, (0, 1, 2)).astype(np.float32)
+    assert inverted(volume) == [] and inverted(-volume) == []
+
+
+def test_a_constant_map_is_not_inverted():
+    assert inverted(np.zeros((8, 8, 8), np.float32)) == []
+
+
+def test_half_maps_are_not_advised_to_be_half_maps():
+    sharp = np.where(ball(0.6), particle(-50), np.float32(0))
+    for half in (False, True):
+        with pytest.warns(MapWarning) as caught:
+            appearance.warn_if_processed(mrc.new_map(sharp, RATE, path="some.mrc"), half)
+        texts = [str(w.message) for w in caught]
+        assert all(("best the two half maps" in text) != half for text in texts)
+        assert any("unmasked half maps" in text for text in texts) == half

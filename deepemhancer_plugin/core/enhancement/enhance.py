@@ -13,7 +13,6 @@ from deepemhancer_plugin.core.enhancement.amplitudes import finish_map, sees_mol
 from deepemhancer_plugin.core.enhancement.inputs import (
     average_maps,
     check_agreement,
-    check_memory,
     check_options,
     estimate_noise,
     find_end,
@@ -56,8 +55,12 @@ class Enhanced:
     report: dict[str, Any] = field(default_factory=dict)
     geometry: Map | None = None
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the map with the input's header and geometry, whole or not at all.
+    def save(self, path: str | os.PathLike[str], float16: bool = False) -> None:
+        """Write the map as MRC with the input's header and geometry, whole or not at all.
+
+        Args:
+            path: the file.
+            float16: half the size, with three digits of each value.
 
         Raises:
             InputError: the file cannot be written.
@@ -66,7 +69,8 @@ class Enhanced:
             raise ValueError("an enhanced map without geometry cannot be saved")
         weights = self.report["weights"]
         label = f"{weights['kind']} {weights['name']} {weights['sha256'][:12]}"
-        write_map(path, self.data, self.geometry, [f"deepemhancer {__version__} {label}"])
+        labels = [f"deepemhancer {__version__} {label}"]
+        write_map(path, self.data, self.geometry, labels, float16)
 
 
 def enhance(
@@ -139,7 +143,6 @@ def enhance(
     check_options(options, model, mask is not None, classic)
     volumes, geometry, inside = read_inputs(maps, sampling_rate, mask)
     rate, shape = geometry.sampling_rate, volumes[0].shape
-    check_memory(shape, rate)
     machine = device if isinstance(device, Devices) else select_devices(device)
     report = _describe(model, machine, geometry, shape)
 
@@ -289,12 +292,17 @@ def _describe_noise(
         )
     if views:
         limit = resolution(views.frequency, views.fsc, 0.143)
-        facts["half_map_fsc_0.143"] = round(limit, 2)
+        falls = bool((views.fsc[1:] < 0.143).any())
+        facts["half_map_fsc_0.143"] = round(limit, 2) if falls else None
         facts["halves_agree"] = check_agreement(views.fsc, shape)
         facts["noise_anisotropy"] = round(views.anisotropy, 2)
-        logger.info(
-            "half-map FSC = 0.143 at %.2f A, unmasked (in the molecule alone it is finer)", limit
-        )
+        if falls:
+            logger.info(
+                "half-map FSC = 0.143 at %.2f A, unmasked (in the molecule alone it is finer)",
+                limit,
+            )
+        else:
+            logger.info("half-map FSC = 0.143 beyond Nyquist (%.2f A)", limit)
         logger.info(
             "noise's power in the worst direction of views over that in the best: %.1f",
             views.anisotropy,

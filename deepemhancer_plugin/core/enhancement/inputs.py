@@ -12,11 +12,16 @@ from deepemhancer_plugin.core.enhancement.job import Options
 from deepemhancer_plugin.core.enhancement.orientations import AVERAGES
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.maps import symmetry
-from deepemhancer_plugin.core.maps.appearance import warn_if_processed
+from deepemhancer_plugin.core.maps.appearance import warn_if_inverted, warn_if_processed
 from deepemhancer_plugin.core.maps.masks import as_mask
 from deepemhancer_plugin.core.maps.mrc import Map, MapLike, as_map, check_halves
 from deepemhancer_plugin.core.maps.resampling import resampled_shape
 from deepemhancer_plugin.core.maps.spectrum import find_low_pass, find_low_pass_of_halves
+from deepemhancer_plugin.core.noise.independence import (
+    correlate,
+    find_dependence,
+    match_scale,
+)
 from deepemhancer_plugin.core.noise.normalization import NoiseStats, noise_from_numbers
 from deepemhancer_plugin.core.noise.original import noise_as_original
 from deepemhancer_plugin.core.noise.statistics import (
@@ -27,6 +32,7 @@ from deepemhancer_plugin.core.noise.statistics import (
 from deepemhancer_plugin.core.weights.model import Model
 
 PROGRAM_MEMORY, VOXEL_MEMORY = 1.0e9, 32.0  # bytes: the program with a window, and of each voxel
+OPPOSITE = -0.1  # correlation of half maps, one of which is inverted
 AGREEMENT = 3.0  # standard deviations of the FSC of noise
 LEAST_NOISE = 0.01  # of the map's standard deviation: with less, density has steps as never seen
 
@@ -43,22 +49,76 @@ def read_inputs(
 
     Returns:
         The maps' voxels (z, y, x), not to be written to; the first map without its voxels; and the
-        boolean mask (z, y, x).
+        boolean mask (z, y, x). Of half maps that are not independent, their mean alone.
 
     Raises:
-        InputError: no map or more than two, maps that cannot be read or do not belong together.
+        InputError: no map or more than two, maps that cannot be read or do not belong together, or
+            too little memory for them.
+
+    Warns:
+        MapWarning: half maps of two scales, or that are not independent; a map that looks
+            processed or inverted.
     """
     if len(maps) not in (1, 2):
         raise InputError(f"{len(maps)} maps: one map, or two half maps are needed")
     names = ["map"] if len(maps) == 1 else ["half map 1", "half map 2"]
     read = [as_map(m, sampling_rate, name) for m, name in zip(maps, names, strict=True)]
+    check_memory(read[0].data.shape, read[0].sampling_rate)
     if len(read) == 2:
         check_halves(*read)
-    warn_if_processed(read[0])
+        _match_halves(*read)
+    warn_if_processed(read[0], len(read) == 2)
+    volumes = [m.data for m in read]
+    warn_if_inverted(replace(read[0], data=average_maps(list(volumes))))
+    if len(read) == 2 and _are_dependent(*read):
+        volumes = [average_maps(volumes)]
     inside = None if mask is None else as_mask(mask, read[0], sampling_rate)
     path = " and ".join(m.path for m in read)
     geometry = replace(read[0], data=np.empty((0, 0, 0), np.float32), path=path)
-    return [m.data for m in read], geometry, inside
+    return volumes, geometry, inside
+
+
+def _match_halves(first: Map, second: Map) -> None:
+    """Bring the second half map to the scale and level of the first, in place, where they differ.
+
+    Raises:
+        InputError: one half is the negative of what the other shows.
+
+    Warns:
+        MapWarning: they differed.
+    """
+    both = f"half maps {first.path} and {second.path}"
+    if correlate(first.data, second.data) < OPPOSITE:
+        raise InputError(f"{both}: one is the negative of the other: multiply one by -1")
+    change = match_scale(first.data, second.data)
+    if change is None:
+        return
+    factor, summand = change
+    second.data[:] = factor * second.data + summand
+    warnings.warn(
+        f"{both}: of two scales or levels: the second is multiplied by {factor:.4g}, and "
+        f"{summand:.4g} is added",
+        MapWarning,
+        stacklevel=4,
+    )
+
+
+def _are_dependent(first: Map, second: Map) -> bool:
+    """Tell whether two half maps are not two independent halves processed alike.
+
+    Warns:
+        MapWarning: they are not.
+    """
+    reason = find_dependence(first.data, second.data)
+    if reason is None:
+        return False
+    warnings.warn(
+        f"half maps {first.path} and {second.path}: not two independent halves processed alike "
+        f"({reason}): their mean is treated as a single map",
+        MapWarning,
+        stacklevel=4,
+    )
+    return True
 
 
 def find_operators(group: str | None, helix: tuple[float, float] | None) -> list[symmetry.Operator]:

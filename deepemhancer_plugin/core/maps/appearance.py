@@ -1,9 +1,9 @@
-"""What a map looks like: whether it was masked or sharpened before, or is sampled coarsely."""
+"""What a map looks like: masked, sharpened, coarsely sampled, or with its contrast inverted."""
 
 import warnings
 
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.maps.filters import frequency_axes, raised_cosine
@@ -15,30 +15,37 @@ COARSE_SAMPLING = 3.0  # A/voxel; Nyquist at 6 A is the coarsest that the networ
 CONSTANT_FRACTION = 0.05
 SHARP_B_FACTOR = 30.0  # A^2, between sharpened maps (under 0) and unsharpened ones (over 100)
 FINEST_FITTED = 4.0  # A, where the fit of the B factor ends
+SMOOTHING = 2.0  # A, standard deviation of the Gaussian before the skewness is measured
+INVERTED_SKEWNESS = -0.4  # noise has more, density the opposite of more than 0.5
 # The windows of `_two_spectra` as radii, 1 at the faces of the box.
 MIDDLE_EDGE = 0.6, 0.8
 SPHERE_EDGE = 0.85, 0.95
 
 
-def warn_if_processed(volume: Map) -> None:
+def warn_if_processed(volume: Map, half: bool = False) -> None:
     """Warn where a map is not what the networks expect: unmasked, unsharpened, finely sampled.
+
+    Args:
+        volume: The map.
+        half: Whether it is one of two half maps; else the warnings recommend these.
 
     Warns:
         MapWarning: One value fills over 5 % of the reconstruction sphere, so the map was masked
             (outside the sphere, RELION's zeros are normal); the amplitudes hardly fall beyond
             10 A, so it was sharpened; the sampling rate is over 3 A/voxel.
     """
+    better = "half maps" if half else "map, best the two half maps"
     fraction, value = _constant_fraction(volume.data)
     if fraction > CONSTANT_FRACTION:
         _warn(
             f"{volume.path}: looks masked: {fraction:.0%} of the reconstruction sphere is exactly "
-            f"{value:g}; better give the unmasked map, best the two half maps"
+            f"{value:g}; better give the unmasked {better}"
         )
     b_factor = _b_factor(volume.data, volume.sampling_rate)
     if b_factor is not None and b_factor < SHARP_B_FACTOR:
         _warn(
             f"{volume.path}: looks sharpened: B factor {b_factor:.0f} A^2 beyond 10 A; "
-            "better give the unsharpened map, best the two half maps"
+            f"better give the unsharpened {better}"
         )
     if volume.sampling_rate > COARSE_SAMPLING:
         _warn(
@@ -46,6 +53,38 @@ def warn_if_processed(volume: Map) -> None:
             f"{2 * volume.sampling_rate:.3g} A; the method is made for {COARSE_SAMPLING:g} A/voxel "
             "and less"
         )
+
+
+def warn_if_inverted(volume: Map) -> None:
+    """Warn where the molecule is darker than the solvent.
+
+    Density has more of high peaks than of deep holes: its skewness is positive, that of noise about
+    zero. Voxels that are blank do not count.
+
+    Warns:
+        MapWarning: The skewness is clearly negative.
+    """
+    skewness = _skewness(volume.data, volume.sampling_rate)
+    if skewness < INVERTED_SKEWNESS:
+        _warn(
+            f"{volume.path}: the molecule looks darker than the solvent (skewness {skewness:.1f}): "
+            "inverted contrast? multiply by -1"
+        )
+
+
+def _skewness(data: np.ndarray, rate: float) -> float:
+    """Skewness of a smoothed map, without the blank, which is what its first voxel holds."""
+    filled = data != data[0, 0, 0]
+    if not filled.any():
+        return 0.0
+    values = np.where(filled, data - np.float32(np.median(data[filled])), np.float32(0))
+    values /= max(float(np.abs(values).max()), np.finfo(np.float32).tiny)
+    values = ndimage.gaussian_filter(values, SMOOTHING / rate)[filled]
+    values -= np.float32(values.mean(dtype=np.float64))
+    square = float(np.mean(np.square(values), dtype=np.float64))
+    if not square > 0:
+        return 0.0
+    return float(np.mean(values**3, dtype=np.float64)) / square**1.5
 
 
 def _constant_fraction(data: np.ndarray) -> tuple[float, float]:

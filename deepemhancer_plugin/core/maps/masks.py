@@ -214,6 +214,8 @@ def _two_levels(values: np.ndarray) -> tuple[float, float] | None:
     if _is_plateau(scaled) and _is_plateau(1 - scaled):
         return lowest, highest
     above = values > threshold_otsu(values)
+    if min(np.count_nonzero(above), np.count_nonzero(~above)) < PLATEAU_VOXELS:
+        return None
     outside, inside = float(np.median(values[~above])), float(np.median(values[above]))
     spread = max(
         float(np.median(np.abs(values[~above] - outside))),

@@ -227,7 +227,9 @@ def write_map(
         ValueError: `data` is not in the box of `like`.
     """
     path = os.fspath(path)
-    _check_format(path, data, float16)
+    check_output_name(path)
+    if float16:
+        _check_float16(path, data)
     header = header_of_volume(like.header, float16)
     sections = in_file_order(data, header)
     if sections.shape != (header.nz, header.ny, header.nx):
@@ -247,6 +249,12 @@ def write_map(
                 stream.write(section.astype(dtype).tobytes())
     except OSError as error:
         raise InputError(f"output {path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_output_name(path: StrPath) -> None:
+    """Raise InputError for an output that is named as another format than MRC."""
+    if os.fspath(path).lower().endswith(FOREIGN):
+        raise InputError(f"output {path}: what is written is MRC: let the name end with .mrc")
 
 
 # Checks
@@ -432,13 +440,11 @@ def _voxels(path: str, header: np.recarray, stream: BufferedIOBase) -> np.ndarra
 # Writing
 
 
-def _check_format(path: str, data: np.ndarray, float16: bool) -> None:
-    """Refuse names of other formats, and values that float16 does not hold."""
-    if path.lower().endswith(FOREIGN):
-        raise InputError(f"output {path}: what is written is MRC: let the name end with .mrc")
+def _check_float16(path: str, data: np.ndarray) -> None:
+    """Refuse values that float16 does not hold."""
     largest = float(max(data.max(), -data.min()))
     low, high = FLOAT16_LIMITS
-    if float16 and largest and not low <= largest <= high:
+    if largest and not low <= largest <= high:
         raise InputError(
             f"output {path}: values up to {largest:g}: float16 keeps from {low:g} to {high:g}: "
             "write float32"

@@ -181,7 +181,7 @@ def _noise_of_few_voxels(half1: np.ndarray, half2: np.ndarray) -> NoiseStats:
     level = float(np.median(0.5 * (half1[selected] + half2[selected])))
     std = float(0.5 * np.std(half1[selected] - half2[selected], dtype=np.float64))
     stats = NoiseStats(level_of_halves(level, std, half1, half2), std, "half maps")
-    _warn(stats, "the half maps differ in few voxels")
+    _warn(stats, "the half maps differ in few voxels", "--noiseStats MEAN STD")
     return stats
 
 
@@ -201,7 +201,7 @@ def _warn_if_uncertain(
     """Warn where the box carries few data, little `solvent` (a fraction), or no clear level."""
     if windows.with_data < 0.65 * _SPHERE_FILLS:
         data = 100 * windows.with_data
-        _warn(stats, f"only {data:.0f} % of the box carries data: the map looks masked")
+        _warn(stats, f"only {data:.0f} % of the box carries data")
     elif solvent < 0.05:
         _warn(stats, f"only {100 * solvent:.0f} % of the map looks like solvent")
     elif unclear:
@@ -211,10 +211,12 @@ def _warn_if_uncertain(
         )
 
 
-def _warn(stats: NoiseStats, why: str) -> None:
+def _warn(
+    stats: NoiseStats, why: str, better: str = "two independent half maps, or --noiseStats MEAN STD"
+) -> None:
     warnings.warn(
         f"the noise is uncertain: {why}; used mean {stats.mean:.5g} and standard deviation "
-        f"{stats.std:.5g} (give both half maps, or --noiseStats MEAN STD)",
+        f"{stats.std:.5g} (give {better})",
         MapWarning,
         stacklevel=3,
     )
