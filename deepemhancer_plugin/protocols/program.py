@@ -13,7 +13,6 @@ from pyworkflow.protocol.constants import VOID_GPU
 from deepemhancer_plugin.constants import WEIGHTS_FILE, WEIGHTS_OFFICIAL
 from deepemhancer_plugin.plugin import Plugin
 
-
 # Environment variable with the number of CPU cores that the program may use.
 THREADS_VARIABLE = "DEEPEMHANCER_THREADS"
 

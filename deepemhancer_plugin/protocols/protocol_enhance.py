@@ -20,6 +20,9 @@ from deepemhancer_plugin.constants import (
     MASKED_MODEL,
     MODEL_HIGHRES,
     MODEL_NAMES,
+    MODEL_TIGHT,
+    MODEL_WIDE,
+    NORMALIZATION_AUTO,
     NORMALIZATION_MASK,
     NORMALIZATION_STATS,
     WEIGHTS_OFFICIAL,
@@ -50,6 +53,10 @@ FSC_CURVES = {
     "corrected": "corrected for the mask",
 }
 
+
+# Parameters that an exported protocol of Xmipp has and those that it has not
+XMIPP_PARAMETERS = {"useHalfMapsInsteadVol", "normalization", "modelType", "sizeFraction_CC"}
+OWN_PARAMETERS = {"weights", "maskThreshold", "useGpu"}
 
 # Protocols whose maps are enhanced already: this one, and Xmipp's
 ENHANCERS = ("ProtDeepEMhancer", "XmippProtDeepVolPostProc")
@@ -89,8 +96,33 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
     _possibleOutputs = Outputs
     stepsExecutionMode = STEPS_PARALLEL
 
+    # As Xmipp's protocol calls its values, for scripts that use them
+    NORMALIZATION_AUTO = NORMALIZATION_AUTO
+    NORMALIZATION_STATS = NORMALIZATION_STATS
+    NORMALIZATION_MASK = NORMALIZATION_MASK
+    NORMALIZATION_OPTIONS = enhance_form.NORMALIZATION_CHOICES
+    TIGHT_MODEL = MODEL_TIGHT
+    WIDE_MODEL = MODEL_WIDE
+    HI_RES = MODEL_HIGHRES
+    MODEL_TARGET_OPTIONS = enhance_form.MODEL_CHOICES
+
     def _defineParams(self, form):
         enhance_form.add_parameters(form)
+
+    def processImportDict(self, importDict, importDir):
+        """Choose the official weights for a workflow of Xmipp whose class name was changed.
+
+        Args:
+            importDict: Parameters of the workflow's file.
+            importDir: Folder of that file.
+
+        Returns:
+            The parameters to use.
+        """
+        names = set(importDict)
+        if XMIPP_PARAMETERS <= names and not OWN_PARAMETERS & names:
+            return {**importDict, "weights": WEIGHTS_OFFICIAL}
+        return importDict
 
     def _insertAllSteps(self):
         # "Continue" runs a step again when one of its arguments was changed, so each step gets
@@ -240,6 +272,20 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
     def _mapParams(self):
         """Return the names of the parameters that point at the input maps."""
         return ["inputHalf1", "inputHalf2"] if self.separateHalves() else ["inputVolume"]
+
+    def hasInput(self):
+        """Tell whether all input maps are chosen."""
+        return all(getattr(self, name).get() is not None for name in self._mapParams())
+
+    def getSingleInput(self):
+        """Return what a run on one map, not a set, will read.
+
+        Returns:
+            The Volume that has the sampling rate, and the map or the half maps, each as
+            [index, file name].
+        """
+        (job,) = self._jobs()
+        return job.volume, job.files
 
     def _jobs(self):
         """List the maps to enhance, as Jobs."""
@@ -402,7 +448,7 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
         return []
 
     def _warnings(self):
-        if any(getattr(self, name).get() is None for name in self._mapParams()):
+        if not self.hasInput():
             return []
         jobs = self._jobs()
         if not jobs:
@@ -473,15 +519,17 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
 
     def _normalizationText(self, report):
         """Say in words what the map was normalised by."""
-        if self.normalization == NORMALIZATION_MASK:
+        noise = report.get("noise")
+        if not noise:
             return "a mask of the protein"
-        noise = report["noise"]
         source = {
+            "outside the mask": "noise measured outside a mask of the protein",
             "half maps": "noise measured on the difference of the half maps",
             "shell": "noise measured around the particle",
             "zone": "noise estimated in a map without solvent",
         }.get(noise.get("source"), "given noise statistics")
-        return f"{source} ({describe_noise(noise)})"
+        masked = " and masked" if self.normalization == NORMALIZATION_MASK else ""
+        return f"{source} ({describe_noise(noise)}){masked}"
 
     def _citations(self):
         return ["SanchezGarcia2021", "Jakobi2017"]

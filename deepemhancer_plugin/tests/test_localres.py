@@ -86,6 +86,17 @@ class TestForm(DeepResTest):
         ):
             self.assertIn(words, self.errors(**arguments))
 
+    def test_label_has_what_people_search_for(self):
+        self.assertEqual(ProtDeepRes.getClassLabel(), "deepemhancer - local resolution (deepRes)")
+
+    def test_queue_is_asked_for_the_threads(self):
+        prot = self.protocol(numberOfThreads=4)
+        prot.setHostConfig(self.proj.getHostConfig("localhost"))
+        prot.setQueueParams(["gpu", {"QUEUE_FOR_JOBS": "N"}])
+        self.assertEqual(prot.getSubmitDict()["JOB_THREADS"], 4)
+        prot.numberOfThreads.set(0)
+        self.assertEqual(prot.getSubmitDict()["JOB_THREADS"], 1)
+
     def test_class_name_is_not_xmipps(self):
         self.assertEqual(Domain.getProtocols()["ProtDeepRes"], ProtDeepRes)
         self.assertIn("10.1107/S2052252519011692", " ".join(self.protocol().citations()))
@@ -123,6 +134,7 @@ class TestLocalResolution(DeepResTest):
             ("inputMask", cls.maskObject),
             ("useHalfMaps", True),
             ("halfMapsOf", cls.volume),
+            ("numberOfThreads", 1),
             ("runMode", MODE_RESUME),
         ):
             getattr(cls.prot, name).set(value)
@@ -176,8 +188,10 @@ class TestLocalResolution(DeepResTest):
             "*Half maps*: the map claims more than the halves support in ",
             "Network: ",
             "CPU",
+            "1 core",  # of two or more on this machine, as the form's threads say
         ):
             self.assertIn(words, summary)
+        self.assertNotIn("1 cores", summary)
         self.assertIn("RamirezAportela2019", self.prot.methods()[0])
         for source in (self.prot.inputVolume.get(), self.volume, self.maskObject):
             self.assertIn(
@@ -262,6 +276,31 @@ class TestLocalResolution(DeepResTest):
             figures.find_colour_limits(mrcfile.read(self.prot.ResolutionVolume.getFileName())),
             atol=1e-3,
         )
+
+    def test_input_that_is_gone(self):
+        """The resolution is shown alone, in ChimeraX on the surface of its mask."""
+        Plotter.setBackend("Agg")
+        viewer = self.viewer()
+        viewer.protocol.getInputLocation = lambda: [0, "gone.mrc"]
+        try:
+            (plotter,) = viewer._showSlices()
+            plotter.close()
+            text = Path(viewer.writeChimeraScript()).read_text()
+        finally:
+            del viewer.protocol.getInputLocation
+        opened = re.findall(r'^open "(.+)"$', text, re.MULTILINE)
+        self.assertEqual(os.path.basename(opened[1]), "surface.mrc")
+        np.testing.assert_array_equal(mrcfile.read(opened[1]) > 0, self.mask)
+
+    def test_histogram_has_no_peak_of_what_lies_beyond(self):
+        """The legend tells of the tail that is not drawn."""
+        rng = np.random.default_rng(0)
+        values = np.concatenate([rng.triangular(3, 3.5, 5, 20000), [12.0] * 90])
+        figure = Figure()
+        figures.draw_resolution_histogram(figure, {"map": values})
+        heights = [patch.get_height() for patch in figure.axes[0].patches]
+        self.assertLess(heights[-1], 0.1 * max(heights))
+        self.assertIn("0.4 % coarser than 5.0 Å", figure.axes[0].get_legend_handles_labels()[1][0])
 
     def test_colours_reach_just_outside_of_the_mask(self):
         resolution = np.zeros((9, 9, 20))

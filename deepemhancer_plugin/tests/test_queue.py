@@ -22,7 +22,6 @@ from deepemhancer_plugin.tests.base import CHECKOUT, SHAPE, EnhanceTest, write_m
 HOSTS = CHECKOUT / "docs" / "hosts.conf"
 QUEUE = {
     "JOB_GPUS": "1",
-    "JOB_CPUS": "1",
     "JOB_MEMORY": "2G",
     "JOB_TIME": "00:10:00",
     "QUEUE_FOR_JOBS": "N",
@@ -36,7 +35,10 @@ if arguments and arguments[0].endswith("launcher.py"):
     at = arguments.index("-g") + 1
     used = [visible[int(i)] if int(i) < len(visible) else "none" for i in arguments[at].split(",")]
     job = os.environ.get("SLURM_JOB_ID")
+    threads = os.environ.get("DEEPEMHANCER_THREADS")
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
     record = {{"job": job, "given": visible, "used": used, "start": time.time()}}
+    record["threads"], record["cores"] = threads, cores
     arguments[at] = "-1"
     path = os.path.join({folder!r}, "%s.json" % record["job"])
     with open(path, "w") as file:
@@ -163,6 +165,13 @@ class TestSlurm(EnhanceTest):
         for record in records:
             self.assertEqual(record["used"], record["given"])
         self.assertLess(abs(records[0]["start"] - records[1]["start"]), 10)
+
+    def test_job_has_the_cores_that_the_form_says(self):
+        prot = self.wait(self.submit(binThreads=2))
+        self.assertTrue(prot.isFinished(), prot.getErrorMessage())
+        (record,) = self.readRecords(1)
+        self.assertEqual((record["threads"], record["cores"]), ("2", "2"))
+        self.assertIn("2 cores", " ".join(prot.summary()))
 
     def test_failing_job(self):
         """As one job and by steps, the protocol fails; its message and its log say why."""

@@ -269,8 +269,19 @@ class TestForm(RelionTest):
 
     def test_citations(self):
         text = " ".join(self.refine().citations())
-        for doi in ("10.1107/S2052252522006959", "10.1038/s42003-021-02399-1"):
-            self.assertIn(doi, text)
+        own = text.split("*Package references:*")[0]
+        for doi in (
+            "10.1016/j.jsb.2012.09.006",  # RELION itself
+            "10.7554/eLife.18722",
+            "10.1107/S2052252522006959",
+            "10.1038/s42003-021-02399-1",
+        ):
+            self.assertIn(doi, own)
+        self.assertIn("[Scheres2012; Kimanius2016]", " ".join(self.refine().methods()))
+
+    def test_label_has_what_people_search_for(self):
+        label = ProtRelionRefineDeepEMhancer.getClassLabel()
+        self.assertEqual(label, "deepemhancer - RELION 3D auto-refine with enhancement")
 
     def test_wizards_and_viewer_of_relion(self):
         prot = self.refine()

@@ -5,12 +5,18 @@ import re
 import unittest
 from pathlib import Path
 
+import mrcfile
 import numpy as np
+from matplotlib.figure import Figure
+from pwem.emlib.image import ImageHandler
+from pwem.objects import SetOfFSCs
 from pyworkflow.gui.plotter import Plotter
+from pyworkflow.object import Integer
 
-from deepemhancer_plugin.tests.base import RATE, SHAPE, SHIFTS, EnhanceTest
+from deepemhancer_plugin.protocols.maps import read_map
+from deepemhancer_plugin.tests.base import RATE, SHAPE, SHIFTS, EnhanceTest, write_map
 from deepemhancer_plugin.tests.screen import Screen, needs_screen, take_picture
-from deepemhancer_plugin.viewers import DeepEMhancerViewer, chimera, spectra
+from deepemhancer_plugin.viewers import DeepEMhancerViewer, chimera, figures, spectra
 
 
 class TestSpectra(unittest.TestCase):
@@ -98,10 +104,6 @@ class TestViewer(EnhanceTest):
             plotter.close()
 
     def test_slices_show_the_maps(self):
-        from matplotlib.figure import Figure
-
-        from deepemhancer_plugin.viewers import figures
-
         volume = np.zeros(SHAPE)
         volume[SHAPE[0] // 2, 10, 20] = 1  # in the central slice of z only
         figure = Figure()
@@ -111,10 +113,96 @@ class TestViewer(EnhanceTest):
         self.assertEqual({image.get_clim() for image in images}, {(-0.2, 1)})
         np.testing.assert_allclose(images[0].get_extent(), [0, SHAPE[2] * RATE, 0, SHAPE[1] * RATE])
 
+    def test_fsc_is_that_of_the_run(self):
+        """Unmasked, masked and corrected curves, and an output that other viewers show."""
+        curves = self.prot.getFsc()
+        shells = len(curves["frequency"])
+        for name in ("unmasked", "masked", "randomised", "corrected"):
+            self.assertEqual(len(curves[name]), shells, name)
+        expected = np.interp(curves["frequency"], *spectra.fsc(self.half1, self.half2, RATE))
+        np.testing.assert_allclose(curves["unmasked"], expected, atol=0.1)
+        figure = Figure()
+        figures.draw_fsc(figure, curves)
+        labels = [line.get_label() for line in figure.axes[0].lines]
+        self.assertTrue(any("corrected for the mask: 0.143 at" in label for label in labels))
+        output = self.prot.outputFSC
+        self.assertIsInstance(output, SetOfFSCs)
+        items = {item.getObjLabel(): item.clone() for item in output}
+        self.assertEqual(len(items), 4)
+        x, y = items["corrected for the mask"].getData()
+        np.testing.assert_allclose(x, curves["frequency"], atol=1e-6)
+        np.testing.assert_allclose(y, curves["corrected"], atol=1e-6)
+        self.assertIn("in a mask and corrected", "\n".join(self.prot.summary()))
+        parents = [parent.getObjId() for parent in self.proj.getSourceParents(output)]
+        self.assertIn(self.volume.getObjId(), parents)
+
+    def test_input_that_is_gone(self):
+        """As in a project that was moved to an archive: the enhanced map is shown alone."""
+        Plotter.setBackend("Agg")
+        viewer = self.viewer()
+        viewer.protocol.getInputFiles = lambda key="": [[0, "gone1.mrc"], [0, "gone2.mrc"]]
+        try:
+            for name, show in viewer._getVisualizeDict().items():
+                if name == "showChimera":
+                    continue
+                (plotter,) = show(name)
+                plotter.close()
+            text = Path(viewer.writeChimeraScript()).read_text()
+        finally:
+            del viewer.protocol.getInputFiles
+        opened = re.findall(r'^open "(.+)"$', text, re.MULTILINE)
+        self.assertEqual(opened[1:], [os.path.abspath(self.prot.Volume.getFileName())])
+
+    def test_run_that_made_the_input_was_deleted(self):
+        viewer = self.viewer()
+        viewer.protocol = self.protocol(inputVolume=None)
+        self.assertEqual(viewer._inputFiles(), [])
+        self.assertIsNone(viewer._before())
+
+    def test_number_that_is_not_in_the_set(self):
+        viewer = self.viewer()
+        volumes = {1: self.volume, 3: self.volume}
+        viewer.volumeNumber = Integer(2)
+
+        class Set:
+            def __getitem__(self, number):
+                return volumes.get(number)
+
+            def getIdSet(self):
+                return set(volumes)
+
+        prot = self.protocol()
+        prot.isSet, prot.Volumes = lambda: True, Set()
+        viewer.protocol = prot
+        for show in viewer._getVisualizeDict().values():
+            self.assertIn("no volume 2 in the set, but 1, 3", show()[0].getMessage())
+
+    def test_chimera_gets_a_format_that_it_reads(self):
+        path = self.getOutputPath("half.vol")
+        ImageHandler().convert(self.paths[1], path)
+        viewer = self.viewer()
+        viewer._inputFiles = lambda: [[0, path]]
+        text = Path(viewer.writeChimeraScript()).read_text()
+        opened = re.findall(r'^open "(.+)"$', text, re.MULTILINE)
+        self.assertEqual(os.path.basename(opened[1]), "input1.mrc")
+        np.testing.assert_allclose(read_map(0, opened[1]), self.half1, atol=1e-6)
+
+    def test_maps_that_the_program_accepts_are_read(self):
+        """Columns along z, and a machine stamp that is wrong."""
+        path = write_map(self.getOutputPath("turned.mrc"), self.half1.transpose(2, 1, 0))
+        with mrcfile.open(path, "r+") as mrc:
+            mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 3, 2, 1
+        with open(path, "r+b") as file:
+            file.seek(212)
+            file.write(bytes([0x44, 0x20, 0x20, 0x20]))
+        np.testing.assert_array_equal(read_map(0, path), self.half1)
+
     def test_without_half_maps_or_chimera(self):
         viewer = self.viewer()
         viewer._inputFiles = lambda: [[0, self.paths[0]]]
+        viewer.protocol = self.protocol()
         self.assertIn("single map", viewer._showFsc()[0].getMessage())
+        viewer = self.viewer()
         if not os.path.exists(find_chimera()):
             self.assertIn("scipion-em-chimera", viewer._showChimera()[0].getMessage())
 
@@ -141,7 +229,7 @@ class TestViewer(EnhanceTest):
             ("form", {}),
             (
                 "form_advanced",
-                {"expertLevel": 1, "normalization": 1, "weights": 2, "performCleaningStep": True},
+                {"expertLevel": 1},
             ),
         ):
             prot = self.protocol(

@@ -14,6 +14,11 @@ COLOURS = {"enhanced": "#5b9bd5", "input": "#b8b8b8"}
 COLOURED_BORDER_VOXELS = 3
 
 
+def reads(index, name):
+    """Tell whether ChimeraX can show a map: it takes few formats, and no volume of a stack."""
+    return not index and name.lower().endswith((".mrc", ".map", ".ccp4"))
+
+
 def find_level(volume):
     """Return a contour level that shows the particle: a fifth of the 99.9th percentile."""
     return float(np.percentile(volume, 99.9)) / 5

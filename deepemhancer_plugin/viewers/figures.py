@@ -9,6 +9,17 @@ from deepemhancer_plugin.viewers import spectra
 
 INPUT_COLOUR, ENHANCED_COLOUR = "#8a6d3b", "#1f6fb2"
 NAMES = ("input", "enhanced")
+# Curves of half maps: what each is called, and how it is drawn
+FSC_CURVES = {
+    "unmasked": ("without a mask", {"color": INPUT_COLOUR}),
+    "masked": ("in a mask", {"color": "#5c9c4a", "linewidth": 1}),
+    "randomised": (
+        "in the mask, phases randomised",
+        {"color": "#c44", "linewidth": 1, "linestyle": "--"},
+    ),
+    "corrected": ("corrected for the mask", {"color": ENHANCED_COLOUR, "linewidth": 2}),
+}
+LEAST_STRENGTH = 0.35  # of a colour, where there is no density
 RESOLUTION_COLOURS = "turbo"  # blue: fine, red: coarse
 VIEWS = (("z", "x", "y"), ("y", "x", "z"), ("x", "y", "z"))  # cut across, horizontal, vertical
 
@@ -19,11 +30,24 @@ def normalize(volume):
     return volume / top if top > 0 else volume
 
 
+def name_maps(before, after):
+    """Return (name, map divided by its 99.9th percentile, colour) of the maps that there are.
+
+    Args:
+        before: The input map; None where it is gone.
+        after: The enhanced map.
+    """
+    named = zip(NAMES, (before, after), (INPUT_COLOUR, ENHANCED_COLOUR))
+    return [
+        (name, normalize(volume), colour) for name, volume, colour in named if volume is not None
+    ]
+
+
 def draw_slices(figure, before, after, rate):
-    """Draw the central slices of both maps on one scale."""
-    maps = normalize(before), normalize(after)
-    axes = figure.subplots(2, 3, squeeze=False)
-    for row, (name, volume) in enumerate(zip(NAMES, maps)):
+    """Draw the central slices of both maps on one scale; without the input, of one."""
+    maps = name_maps(before, after)
+    axes = figure.subplots(len(maps), 3, squeeze=False)
+    for row, (name, volume, _) in enumerate(maps):
         for column, (cut, horizontal, vertical) in enumerate(VIEWS):
             axis = "zyx".index(cut)
             # Rows are the first of the two remaining axes of z, y, x.
@@ -46,19 +70,31 @@ def draw_slices(figure, before, after, rate):
     bar.set_label("density / 99.9th percentile of the map", fontsize=9)
 
 
-def draw_fsc(figure, half1, half2, rate):
+def draw_fsc(figure, curves):
     """Draw the FSC of the half maps.
 
     An enhanced map has none: it is one map, and the zeros of its solvent would feign correlation.
+
+    Args:
+        figure: matplotlib Figure.
+        curves: The "frequency" in 1/A, and by their names those curves of FSC_CURVES that there
+            are.
     """
-    frequencies, correlation = spectra.fsc(half1, half2, rate)
     axes = figure.subplots()
-    axes.plot(frequencies, correlation, color=INPUT_COLOUR, label="half map 1 against half map 2")
-    limit = spectra.resolution(frequencies, correlation)
-    axes.axhline(0.143, color="0.5", linewidth=0.8, linestyle="--", label=f"0.143 at {limit:.2f} Å")
-    axes.set_ylim(min(-0.1, correlation.min()), 1.05)
+    frequencies = np.array(curves["frequency"])
+    lowest = -0.1
+    for name, (label, style) in FSC_CURVES.items():
+        if name not in curves:
+            continue
+        correlation = np.array(curves[name])
+        if name != "randomised":
+            label += f": 0.143 at {spectra.resolution(frequencies, correlation):.2f} Å"
+        axes.plot(frequencies, correlation, label=label, **style)
+        lowest = min(lowest, correlation.min())
+    axes.axhline(0.143, color="0.5", linewidth=0.8, linestyle=":")
+    axes.set_ylim(max(lowest, -0.5), 1.05)
     axes.set_ylabel("Fourier shell correlation")
-    axes.set_title("FSC between the half maps, without a mask")
+    axes.set_title("FSC between the half maps")
     _label_frequencies(axes, frequencies)
     axes.legend(frameon=False)
 
@@ -66,8 +102,8 @@ def draw_fsc(figure, half1, half2, rate):
 def draw_amplitude_profile(figure, before, after, rate):
     """Draw the Guinier plot: ln F against 1/d^2; a steeper fall is a greater B factor."""
     axes = figure.subplots()
-    for name, volume, colour in zip(NAMES, (before, after), (INPUT_COLOUR, ENHANCED_COLOUR)):
-        frequencies, amplitude = spectra.amplitudes(normalize(volume), rate)
+    for name, volume, colour in name_maps(before, after):
+        frequencies, amplitude = spectra.amplitudes(volume, rate)
         seen = (frequencies > 0) & (amplitude > 0)
         axes.plot(frequencies[seen] ** 2, np.log(amplitude[seen]), color=colour, label=name)
     axes.set_xlim(left=0)
@@ -88,18 +124,11 @@ def draw_histogram(figure, before, after):
     """
     axes = figure.subplots()
     bins = np.linspace(-1, 2, 121)
-    for name, volume, colour in zip(NAMES, (before, after), (INPUT_COLOUR, ENHANCED_COLOUR)):
-        axes.hist(
-            np.clip(normalize(volume).ravel(), -1, 2),
-            bins=bins,
-            histtype="stepfilled",
-            alpha=0.35,
-            color=colour,
-            label=name,
-        )
-        axes.hist(
-            np.clip(normalize(volume).ravel(), -1, 2), bins=bins, histtype="step", color=colour
-        )
+    for name, volume, colour in name_maps(before, after):
+        # What lies beyond is left out: in the last bin it would look like a peak.
+        values, shared = volume.ravel(), {"bins": bins, "color": colour}
+        axes.hist(values, histtype="stepfilled", alpha=0.35, label=name, **shared)
+        axes.hist(values, histtype="step", **shared)
     axes.set_yscale("log")
     axes.set_xlim(-1, 2)
     axes.set_xlabel("density / 99.9th percentile of the map")
@@ -128,36 +157,44 @@ def find_colour_limits(resolution):
 def draw_resolution_slices(figure, volume, resolution, rate):
     """Draw slices of a map through the middle of the mask, coloured by resolution.
 
+    The colours are as strong as the density, so that they show the map's features; a thin line
+    marks the border of the mask.
+
     Args:
         figure: matplotlib Figure.
-        volume: Map, drawn in grey.
+        volume: Map, drawn in grey outside of the mask; None where it is gone.
         resolution: Local resolution in A, zero outside the mask.
         rate: A/voxel.
     """
     inside = resolution > 0
     low, high = find_colour_limits(resolution)
+    density = None
+    if volume is not None:
+        bottom, top = np.percentile(volume, (1, 99.9))
+        density = np.clip((volume - bottom) / max(top - bottom, 1e-12), 0, 1)
     axes = figure.subplots(1, 3)
     for ax, (cut, horizontal, vertical) in zip(axes, VIEWS):
         axis = "zyx".index(cut)
         position = int(np.argwhere(inside)[:, axis].mean().round())
-        grey, plane = (np.take(map_, position, axis) for map_ in (volume, resolution))
+        plane = np.take(resolution, position, axis)
         extent = [0, plane.shape[1] * rate, 0, plane.shape[0] * rate]
         shared = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-        ax.imshow(
-            grey,
-            cmap="gray_r",
-            vmin=np.percentile(volume, 1),
-            vmax=np.percentile(volume, 99.9),
-            **shared,
-        )
+        strength = np.ones_like(plane)
+        if density is not None:
+            grey = np.take(density, position, axis)
+            ax.imshow(grey, cmap="gray_r", vmin=0, vmax=1.5, **shared)
+            strength = LEAST_STRENGTH + (1 - LEAST_STRENGTH) * grey
         image = ax.imshow(
             np.ma.masked_equal(plane, 0),
             cmap=RESOLUTION_COLOURS,
             vmin=low,
             vmax=high,
-            alpha=0.85,
+            alpha=np.where(plane > 0, strength, 0),
             **shared,
         )
+        if plane.any() and not plane.all():
+            outline = {"origin": "lower", "extent": extent, "linewidths": 0.6, "colors": "0.4"}
+            ax.contour(np.sign(plane), [0.5], **outline)
         ax.set_title(f"{cut} = {position * rate:.0f} Å", fontsize=10)
         ax.set_xlabel(f"{horizontal} (Å)", fontsize=9)
         ax.set_ylabel(f"{vertical} (Å)", fontsize=9)
@@ -181,14 +218,11 @@ def draw_resolution_histogram(figure, resolutions):
     for (name, inside), colour in zip(values.items(), (ENHANCED_COLOUR, INPUT_COLOUR)):
         median = np.median(inside)
         percent = np.full(len(inside), 100 / len(inside))
-        axes.hist(
-            np.clip(inside, bins[0], bins[-1]),
-            bins=bins,
-            weights=percent,
-            alpha=0.5,
-            color=colour,
-            label=f"{name}: median {median:.2f} Å",
-        )
+        coarser = 100 * np.mean(inside > bins[-1])
+        label = f"{name}: median {median:.2f} Å"
+        # In the last bin, all that lies beyond would look like a peak.
+        label += f", {coarser:.1f} % coarser than {bins[-1]:.1f} Å" if coarser else ""
+        axes.hist(inside, bins=bins, weights=percent, alpha=0.5, color=colour, label=label)
         axes.axvline(median, color=colour, linewidth=1, linestyle="--")
     axes.set_xlabel("local resolution (Å)")
     axes.set_ylabel("voxels of the mask (%)")

@@ -2,17 +2,15 @@
 
 import os
 
-import mrcfile
 import numpy as np
-from pwem.emlib.image import ImageHandler
 from pwem.viewers import EmPlotter
 from pwem.viewers.viewer_chimera import Chimera, ChimeraView
 from pyworkflow.protocol import params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
 from deepemhancer_plugin.protocols import ProtDeepEMhancer
-from deepemhancer_plugin.protocols.maps import make_locator
-from deepemhancer_plugin.viewers import chimera, figures
+from deepemhancer_plugin.protocols.maps import read_map
+from deepemhancer_plugin.viewers import chimera, figures, spectra
 
 
 class DeepEMhancerViewer(ProtocolViewer):
@@ -51,9 +49,9 @@ class DeepEMhancerViewer(ProtocolViewer):
             "showFsc",
             params.LabelParam,
             label="FSC between the half maps",
-            help="The resolution of the input. The enhanced map has no resolution that could be "
-            "measured: its solvent is set to zero and its amplitudes are those that the "
-            "network expects.",
+            help="The resolution of the input: without a mask, in one, and corrected for it (the "
+            "curve to quote). The enhanced map has no resolution that could be measured: its "
+            "solvent is set to zero and its amplitudes are those that the network expects.",
         )
         form.addParam(
             "showProfile",
@@ -69,13 +67,14 @@ class DeepEMhancerViewer(ProtocolViewer):
         )
 
     def _getVisualizeDict(self):
-        return {
+        shown = {
             "showChimera": self._showChimera,
             "showSlices": self._showSlices,
             "showFsc": self._showFsc,
             "showProfile": self._showProfile,
             "showHistogram": self._showHistogram,
         }
+        return {name: lambda _=None, show=show: self._show(show) for name, show in shown.items()}
 
     def _first(self):
         return self.protocol.Volumes.getFirstItem().getObjId()
@@ -85,16 +84,35 @@ class DeepEMhancerViewer(ProtocolViewer):
         return str(self.volumeNumber.get()) if self.protocol.isSet() else ""
 
     def _output(self):
-        """Return the enhanced Volume."""
+        """Return the enhanced Volume; None for a number that is not in the set."""
         if self.protocol.isSet():
             return self.protocol.Volumes[self.volumeNumber.get()]
         return self.protocol.Volume
 
+    def _show(self, show):
+        """Call a function that shows the chosen volume, if there is one."""
+        if self._output() is not None:
+            return show()
+        numbers = ", ".join(str(number) for number in sorted(self.protocol.Volumes.getIdSet()))
+        return [
+            self.errorMessage(
+                f"There is no volume {self.volumeNumber.get()} in the set, but {numbers}.",
+                "Volume number",
+            )
+        ]
+
     def _inputFiles(self):
-        return self.protocol.getInputFiles(self._key())
+        """Return the input maps, each as [index, file name]; [] when they are gone."""
+        try:
+            files = self.protocol.getInputFiles(self._key())
+        except (AttributeError, StopIteration):  # the run that made them was deleted
+            return []
+        return files if all(os.path.exists(name) for _, name in files) else []
 
     def _before(self):
-        return np.mean([read_map(*location) for location in self._inputFiles()], axis=0)
+        """Return the input map, or None when it is gone."""
+        files = self._inputFiles()
+        return np.mean([read_map(*location) for location in files], axis=0) if files else None
 
     def _after(self):
         return read_map(0, self._output().getFileName())
@@ -111,21 +129,25 @@ class DeepEMhancerViewer(ProtocolViewer):
         )
 
     def _showFsc(self, _param=None):
-        files = self._inputFiles()
-        if len(files) != 2:
+        curves = self.protocol.getFsc(self._key()) or self._measureFsc()
+        if not curves:
             return [
                 self.infoMessage(
-                    "The input of this run was a single map: there are no half maps to compare.",
+                    "There are no half maps to compare: the input of this run was a single map, or "
+                    "it is gone.",
                     "FSC",
                 )
             ]
-        return plot(
-            self,
-            "FSC",
-            figures.draw_fsc,
-            *[read_map(*location) for location in files],
-            self._output().getSamplingRate(),
-        )
+        return plot(self, "FSC", figures.draw_fsc, curves)
+
+    def _measureFsc(self):
+        """Return the unmasked FSC of the half maps, for runs of old whose report has none."""
+        files = self._inputFiles()
+        if len(files) != 2:
+            return {}
+        halves = [read_map(*location) for location in files]
+        frequencies, correlation = spectra.fsc(*halves, self._output().getSamplingRate())
+        return {"frequency": frequencies, "unmasked": correlation}
 
     def _showProfile(self, _param=None):
         return plot(
@@ -152,11 +174,13 @@ class DeepEMhancerViewer(ProtocolViewer):
         after = self._after()
         threshold = chimera.find_level(after)
         voxels = int((after > threshold).sum())
-        maps = [
-            (name, "input", chimera.match_level(read_map(index, name), voxels))
-            for index, name in self._inputFiles()
-            if index == 0
-        ]
+        maps = []
+        for number, (index, name) in enumerate(self._inputFiles(), start=1):
+            volume = read_map(index, name)
+            if not chimera.reads(index, name):
+                name = os.path.abspath(self.protocol._getExtraPath(f"input{number}.mrc"))
+                chimera.write_map(name, volume, rate)
+            maps.append((name, "input", chimera.match_level(volume, voxels)))
         maps.append((output.getFileName(), "enhanced", threshold))
         script = os.path.abspath(self.protocol._getExtraPath("enhanced.cxc"))
         chimera.write_script(script, axes, maps, rate, output.getOrigin(force=True).getShifts())
@@ -196,10 +220,3 @@ def open_script(viewer, script):
             )
         ]
     return [ChimeraView(script)]
-
-
-def read_map(index, name):
-    """Read a map as float32 array (z, y, x)."""
-    if index == 0 and name.lower().endswith((".mrc", ".map")):
-        return np.asarray(mrcfile.read(name), np.float32)
-    return ImageHandler().read(make_locator(index, name)).getData().astype(np.float32)

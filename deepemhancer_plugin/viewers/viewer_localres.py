@@ -8,9 +8,10 @@ from pyworkflow.protocol import params
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
 from deepemhancer_plugin.protocols import ProtDeepRes
+from deepemhancer_plugin.protocols.maps import read_map
 from deepemhancer_plugin.protocols.protocol_localres import LOCAL_FSC, RESOLUTION
 from deepemhancer_plugin.viewers import chimera, figures
-from deepemhancer_plugin.viewers.viewer_enhance import open_script, plot, read_map
+from deepemhancer_plugin.viewers.viewer_enhance import open_script, plot
 
 CHOICES = ["DeepRes", "local FSC of the half maps (0.5)"]
 
@@ -82,8 +83,15 @@ class DeepResViewer(ProtocolViewer):
         return LOCAL_FSC if hasattr(self, "which") and self.which.get() else RESOLUTION
 
     def _input(self):
-        """Return the map whose resolution it is, as (index, file name)."""
-        return self.protocol.getInputLocation()
+        """Return the map whose resolution it is, as (index, file name); None when it is gone."""
+        if self.protocol.inputVolume.get() is None:
+            return None
+        index, name = self.protocol.getInputLocation()
+        return (index, name) if os.path.exists(name) else None
+
+    def _volume(self):
+        """Return the map whose resolution it is, or None when it is gone."""
+        return read_map(*self._input()) if self._input() else None
 
     def _resolution(self, name):
         return read_map(0, getattr(self.protocol, name).getFileName())
@@ -93,7 +101,7 @@ class DeepResViewer(ProtocolViewer):
             self,
             "Local resolution",
             figures.draw_resolution_slices,
-            read_map(*self._input()),
+            self._volume(),
             self._resolution(self._name()),
             self.protocol.ResolutionVolume.getSamplingRate(),
             size=(12, 4.6),
@@ -131,10 +139,11 @@ class DeepResViewer(ProtocolViewer):
         Chimera.createCoordinateAxisFile(output.getDim()[0], bildFileName=axes, sampling=rate)
         resolution = self._resolution(self._name())
         chimera.write_colours(colours, resolution, rate)
-        index, name = self._input()
-        volume = read_map(index, name)
-        # ChimeraX cannot tell the volumes of a stack apart, and does not read every format.
-        if index or not name.lower().endswith((".mrc", ".map")):
+        index, name = self._input() or (0, "")
+        volume = self._volume()
+        if volume is None:  # the mask's surface instead
+            volume = (resolution > 0).astype("float32")
+        if not chimera.reads(index, name):
             name = os.path.abspath(self.protocol._getExtraPath("surface.mrc"))
             chimera.write_map(name, volume, rate)
         chimera.write_resolution_script(

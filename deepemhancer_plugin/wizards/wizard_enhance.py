@@ -1,22 +1,26 @@
 """Wizards for the noise statistics, the mask threshold and the batch size."""
 
+import contextlib
 import json
+import os
 import shlex
+import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
-from pwem.emlib.image import ImageHandler
+from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.gui import dialog
 from pyworkflow.viewer import DESKTOP_TKINTER
 from pyworkflow.wizard import Wizard
 
 from deepemhancer_plugin.plugin import Plugin
-from deepemhancer_plugin.protocols import ProtDeepEMhancer, ProtDeepRes
-from deepemhancer_plugin.protocols.maps import strip_format
+from deepemhancer_plugin.protocols import ProtDeepEMhancer, ProtDeepRes, maps
 
 MEASURE = Path(__file__).with_name("measure.py")
 WINDOW_BYTES = 700 * 2**20  # of GPU memory for a window of 64 voxels a side, as the program counts
 MEMORY_FRACTION = 0.8
+TIMEOUT_S = 120  # the window waits meanwhile
 MAX_BATCH_SIZE = 32  # more does not make a GPU faster
 
 
@@ -30,38 +34,58 @@ def measure(*arguments):
         The dictionary that it prints.
 
     Raises:
-        ValueError: It failed; with its message.
+        ValueError: It failed, with its message; or it took longer than TIMEOUT_S.
     """
-    script = f"python {shlex.quote(str(MEASURE))} {shlex.join(arguments)}"
-    result = subprocess.run(
+    words = " ".join(map(shlex.quote, arguments))
+    script = f"python {shlex.quote(str(MEASURE))} {words}"
+    process = subprocess.Popen(
         ["bash", "-c", f"{Plugin.getActivation()} && {script}"],
-        capture_output=True,
-        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        universal_newlines=True,
         env=Plugin.getEnviron(),
+        start_new_session=True,  # so that all of it can be ended
     )
-    lines = result.stdout.strip().splitlines() or ["{}"]
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise ValueError(
+            f"The inference environment did not answer within {TIMEOUT_S} s: the map is large, or "
+            "the machine is busy."
+        ) from None
+    lines = output.strip().splitlines() or ["{}"]
     values = json.loads(lines[-1]) if lines[-1].startswith("{") else {}
-    if result.returncode != 0:
-        messages = result.stderr.strip().splitlines() or ["the inference environment fails"]
+    if process.returncode != 0:
+        messages = errors.strip().splitlines() or ["the inference environment fails"]
         raise ValueError(values.get("error") or messages[-1])
     return values
 
 
-def measure_noise(volume, protocol):
-    """Measure the noise of the chosen map: on its half maps if it has them, else in the map.
+def measure_noise(volume, files):
+    """Measure the noise of a map, or of two half maps, as the program does.
 
     Args:
-        volume: The input Volume, or half map 1.
-        protocol: The protocol with the input maps.
+        volume: The Volume that has the sampling rate.
+        files: The map or the two half maps, each as [index, file name].
 
     Returns:
         A dictionary with the mean and the standard deviation, `std`.
+
+    Raises:
+        ValueError: It failed; with a message of one line.
     """
-    if protocol.separateHalves():
-        files = [half.get().getFileName() for half in (protocol.inputHalf1, protocol.inputHalf2)]
-    else:
-        files = volume.getHalfMaps(asList=True) if volume.hasHalfMaps() else [volume.getFileName()]
-    return measure("noise", f"{volume.getSamplingRate():.8g}", *map(strip_format, files))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [os.path.join(folder, f"{number}.mrc") for number in range(len(files))]
+        try:
+            for location, path in zip(files, paths):
+                maps.link_or_convert(*location, path)
+        except PyworkflowException as error:
+            raise ValueError(str(error)) from None
+        return measure("noise", f"{volume.getSamplingRate():.8g}", *paths)
 
 
 def find_mask_threshold(volume):
@@ -70,7 +94,7 @@ def find_mask_threshold(volume):
     Returns:
         The threshold, and the fraction of the box that lies above it.
     """
-    data = ImageHandler().read(volume.getFileName()).getData()
+    data = maps.read_map(*maps.get_location(volume))
     threshold = float(data.min() + data.max()) / 2
     return threshold, float((data > threshold).mean())
 
@@ -89,8 +113,7 @@ class DeepEMhancerNoiseWizard(Wizard):
     def show(self, form, *_):
         """Fill in the mean and the standard deviation of the noise."""
         protocol = form.protocol
-        volume = (protocol.inputHalf1 if protocol.separateHalves() else protocol.inputVolume).get()
-        if volume is None or (protocol.separateHalves() and protocol.inputHalf2.get() is None):
+        if not protocol.hasInput():
             dialog.showError("Noise statistics", "Choose the input maps first.", form.root)
             return
         if protocol.isSet():
@@ -101,7 +124,7 @@ class DeepEMhancerNoiseWizard(Wizard):
             )
             return
         try:
-            noise = measure_noise(volume, protocol)
+            noise = measure_noise(*protocol.getSingleInput())
         except ValueError as error:
             dialog.showError("Noise statistics", str(error), form.root)
             return
