@@ -23,6 +23,8 @@ def load_package():
     spec = importlib.util.spec_from_file_location(
         HERE.name, str(HERE / "__init__.py"), submodule_search_locations=[str(HERE)]
     )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{HERE} holds no package")
     package = importlib.util.module_from_spec(spec)
     sys.modules[HERE.name] = package
     spec.loader.exec_module(package)

@@ -72,7 +72,7 @@ DEFAULT_FRAMEWORK = (
 
 # When each activation command was last probed, and what was wrong: Scipion's window asks for each
 # protocol again.
-_probes = {}
+_probes: dict = {}
 
 
 class Plugin(pwem.Plugin):
@@ -116,7 +116,7 @@ class Plugin(pwem.Plugin):
     @classmethod
     def getUrl(cls, protClass=None):
         """Return the page of a protocol, which its Help button opens; the program's without one."""
-        page = PAGES.get(getattr(protClass, "__name__", None))
+        page = PAGES.get(getattr(protClass, "__name__", ""))
         return page or super().getUrl(protClass)
 
     # The inference environment

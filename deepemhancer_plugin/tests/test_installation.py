@@ -460,6 +460,76 @@ class TestPlugin(unittest.TestCase):
             self.assertIn("/nowhere.mrc", Path(log).read_text())
 
 
+# A plugin of RELION that names its steps by text, as scipion-em-relion up to 4.0 does
+OLD_RELION = """
+from pwem.protocols import ProtRefine3D
+class ProtRelionRefine3D(ProtRefine3D):
+    def _insertAllSteps(self):
+        self._insertFunctionStep("convertInputStep")
+        self._insertFunctionStep("runRelionStep", "--i particles.star")
+        self._insertFunctionStep("createOutputStep")
+    def convertInputStep(self): pass
+    def runRelionStep(self, params): pass
+    def createOutputStep(self): pass
+"""
+LOADED = """
+from pwem import Domain
+assert {names} <= {{*Domain.getProtocols(), *Domain.getViewers()}}
+assert any(w.__name__ == "DeepEMhancerNoiseWizard" for w in Domain.getWizards().values())
+from deepemhancer_plugin.protocols import ProtRelionRefineDeepEMhancer as Refinement
+"""
+STEPS = """
+Refinement._defineParams = lambda self, form: None
+protocol = Refinement()
+protocol._hookOptions = dict
+protocol._insertAllSteps()
+print([(step.funcName.get(), step.argsStr.get()) for step in protocol._steps])
+"""
+
+
+class TestNeighbours(unittest.TestCase):
+    """A missing, old or broken plugin of RELION takes its own protocol away, and nothing else."""
+
+    def print_with(self, code, protocols, package="class Plugin: pass"):
+        """Return what `code` prints beside a stand-in for scipion-em-relion."""
+        names = {"ProtDeepEMhancer", "ProtDeepRes", "DeepEMhancerViewer", "DeepResViewer"}
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "relion").mkdir()
+            (Path(folder) / "relion" / "__init__.py").write_text(package)
+            (Path(folder) / "relion" / "protocols.py").write_text(protocols)
+            done = subprocess.run(
+                [sys.executable, "-c", LOADED.format(names=names) + code],
+                env={**os.environ, "PYTHONPATH": f"{folder}:{CHECKOUT}"},
+                capture_output=True,
+                text=True,
+            )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout.splitlines()[-1]
+
+    def test_steps_by_name(self):
+        line = self.print_with(STEPS, OLD_RELION)
+        self.assertEqual(
+            ast.literal_eval(line),
+            [
+                ("convertInputStep", "[]"),
+                ("runRelionStep", '["--i particles.star", {}]'),
+                ("createOutputStep", "[{}]"),
+            ],
+        )
+
+    def test_broken(self):
+        code = "print(*Refinement.validateInstallation())"
+        for arguments, words in (
+            (("",), "cannot be used (cannot import name 'ProtRelionRefine3D'"),
+            (("import numpy; numpy.nothing",), "cannot be used (module 'numpy' has no attribute"),
+            (("", "raise KeyError('RELION_HOME')"), "cannot be used ("),
+            (("", "raise ModuleNotFoundError(name='relion')"), "is not installed: install"),
+        ):
+            line = self.print_with(code, *arguments)
+            self.assertIn(words, line)
+            self.assertIn("install scipion-em-relion 4.0 or later with *scipion3 installp", line)
+
+
 class TestInstallation(unittest.TestCase):
     """A Scipion of its own: `installp --devel`, `installb`, `uninstallb`."""
 
