@@ -42,4 +42,4 @@ benchmark: .venv-inference/installed
 		$(if $(shell command -v relion_postprocess),--relion) --output docs/benchmarks/$(if $(STRUCTURES),quality,quality_synthetic).md
 
 clean:
-	rm -rf .venv .venv-inference .scipion demo build *.egg-info
+	rm -rf .venv .venv-inference .venv-xmipp .scipion demo build *.egg-info

@@ -46,6 +46,7 @@ setup(
             "templates/*.template",
             "tests/conda_standin.sh",
             "core/py.typed",
+            "core/training/recipes/*",
             "core/weights/models/*",
             "core/localres/models/*",
         ]
@@ -55,6 +56,7 @@ setup(
     extras_require={
         "inference": read_requirements("deepemhancer_plugin/requirements-inference.txt"),
         "scipion": ["scipion-pyworkflow>=3.11.2", "scipion-em>=3.11.1"],
+        "xmipp": ["scipion-em-xmipp>=29", "six"],  # it imports six and does not say so
     },
     entry_points={
         "pyworkflow.plugin": ["deepemhancer_plugin = deepemhancer_plugin"],

@@ -21,7 +21,12 @@ from deepemhancer_plugin.constants import (
     WEIGHTS_OFFICIAL,
 )
 
-NORMALIZATION_CHOICES = ["automatic", "noise statistics", "mask"]
+# The texts of Xmipp's form
+NORMALIZATION_CHOICES = [
+    "Automatic normalization",
+    "Normalization from statistics",
+    "Normalization from binary mask",
+]
 MODEL_CHOICES = ["tight target", "wide target", "highRes"]
 WEIGHTS_CHOICES = ["embedded", "official", "file"]
 
@@ -179,12 +184,15 @@ def _add_normalization(form):
         label="Input normalization",
         help="The network expects noise of a known strength, so the map is scaled by its noise "
         "first.\n"
-        "*automatic*: measured on the difference of the half maps, or, with a single map, "
-        "on the shell around the particle. Good for nearly every map.\n"
-        "*noise statistics*: you give the mean and the standard deviation of the noise; the "
-        "wizard measures them.\n"
-        "*mask*: you give a mask of the protein, as tight as possible; everything outside "
-        "is ignored.\n"
+        f"*{NORMALIZATION_CHOICES[NORMALIZATION_AUTO]}*: measured on the difference of the half "
+        "maps, or, with a single map, on the shell around the particle. Good for nearly every "
+        "map.\n"
+        f"*{NORMALIZATION_CHOICES[NORMALIZATION_STATS]}*: you give the mean and the standard "
+        "deviation of the noise; the wizard measures them.\n"
+        f"*{NORMALIZATION_CHOICES[NORMALIZATION_MASK]}*: you give a mask of the protein, as tight "
+        "as possible; the enhanced map is zero outside. Official weights: those for masks, which "
+        "scale by the density inside. Embedded weights: the tight target, scaled by the noise of "
+        "the half maps or of what lies outside the mask, which is as good or better.\n"
         "If an enhanced map looks empty or noisy, the normalization is the first thing to "
         "change.",
     )

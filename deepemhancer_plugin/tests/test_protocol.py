@@ -450,6 +450,22 @@ class TestEnhance(EnhanceTest):
         self.assertIn("mean -0.001, standard deviation 0.07", summary)
         self.assertIn("Removed: ", summary)
 
+    def test_warnings_name_the_file_of_the_user(self):
+        """Not a link in the run's folder, which is gone after the run."""
+        path = write_map(self.getOutputPath("tight.mrc"), self.half1 * self.mask)
+        prot = self.enhance(inputVolume=self.importVolume(path))
+        warnings = [line for line in prot.summary() if "looks masked" in line]
+        self.assertEqual(len(warnings), 1)
+        self.assertIn("tight.mrc", warnings[0])
+        self.assertNotIn("inputVol", warnings[0])
+
+    def test_cores_are_those_of_the_form(self):
+        prot = self.enhance(inputVolume=self.volume, binThreads=1)
+        self.assertIn("1 core", "\n".join(prot.summary()))
+        self.assertNotIn("1 cores", "\n".join(prot.summary()))
+        log = open(prot.getStdoutLog()).read() + open(prot.getStderrLog()).read()
+        self.assertNotIn("Cannot get information about MPI/threads", log)
+
     def test_continue_runs_what_changed(self):
         prot = self.enhance(inputVolume=self.volume, modelType=MODEL_TIGHT)
         output = prot.Volume.getFileName()
@@ -557,6 +573,7 @@ class TestEnhance(EnhanceTest):
             volumes.getObjId(),
             [parent.getObjId() for parent in self.proj.getSourceParents(prot.Volumes)],
         )
+        self.assertFalse(hasattr(prot, "outputFSC"))  # no half maps
         summary = "\n".join(prot.summary())
         self.assertIn("*Volume 1*", summary)
         self.assertIn("*Volume 2*", summary)
@@ -583,6 +600,9 @@ class TestEnhance(EnhanceTest):
         )
         self.assertFalse(self.checkOutput(prot)[~self.mask].any())
         self.assertRegex("\n".join(prot.summary()), r"Noise: .* \(from outside the mask\)")
+        self.assertRegex(
+            prot.methods()[0], r"normalised by noise measured outside a mask .*\) and masked\."
+        )
 
     def test_soft_mask_is_made_binary(self):
         from deepemhancer_plugin.protocols.maps import write_binary_mask

@@ -4,10 +4,12 @@ import argparse
 import json
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from deepemhancer_plugin.core.commands import download
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
     collect_warnings,
@@ -15,8 +17,9 @@ from deepemhancer_plugin.core.commands.terminal import (
     peak_memory,
     run_interruptible,
 )
-from deepemhancer_plugin.core.errors import InputError
+from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.files import check_outputs, write_text
+from deepemhancer_plugin.core.maps.half_names import find_other_half, name_other_halves
 from deepemhancer_plugin.version import __version__
 
 EPILOG = """sub-commands (each with its own -h):
@@ -58,10 +61,21 @@ def _add_files(p: argparse.ArgumentParser) -> None:
         "-i",
         "--inputMap",
         metavar="MAP",
-        help="map, or first half map (.mrc, .map, also .gz, .bz2)",
+        help="map, or first half map (.mrc, .map, also .gz, .bz2; .npy, EMAN's .hdf)",
     )
-    p.add_argument("-i2", "--halfMap2", metavar="HALF2", help="second half map")
-    p.add_argument("-o", "--outputMap", metavar="OUT", help="the enhanced map to write")
+    p.add_argument(
+        "-i2",
+        "--halfMap2",
+        "--half2",
+        metavar="HALF2|auto",
+        help="second half map; auto: found by the name of the first",
+    )
+    p.add_argument("-o", "--outputMap", metavar="OUT", help="the enhanced map to write, an MRC map")
+    p.add_argument(
+        "--float16",
+        action="store_true",
+        help="write half the bytes, with three digits of each value (MRC mode 12)",
+    )
     p.add_argument(
         "-s",
         "--samplingRate",
@@ -75,7 +89,7 @@ def _add_files(p: argparse.ArgumentParser) -> None:
         "--binaryMask",
         dest="mask",
         metavar="MASK",
-        help="mask of the map's box; what is outside becomes zero",
+        help="mask; what is outside becomes zero. On another grid it is resampled",
     )
     p.add_argument(
         "--report",
@@ -102,7 +116,8 @@ def _add_method(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--deepLearningModelPath",
         metavar="PATH",
-        help="folder or file of the official checkpoints; means --weights official",
+        help="folder (also Xmipp's) or file of the official checkpoints; means --weights official "
+        "(default: DEEPEMHANCER_MODELS, ~/.local/share/deepEMhancerModels, Xmipp's)",
     )
     p.add_argument(
         "--noiseStats",
@@ -126,10 +141,12 @@ def _add_method(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--cleaningStrengh",
         "--cleaningStrength",
+        "--cleaning",
         dest="cleaning",
         type=float,
         metavar="F",
-        help="remove connected components smaller than this part (0-1) of the positive voxels",
+        help="remove connected components smaller than this part (0-1) of the positive voxels; "
+        "-1: none",
     )
     p.add_argument(
         "--average",
@@ -162,6 +179,12 @@ def _add_method(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also say in how much of the output it claims more detail than the half maps support",
     )
+    p.add_argument(
+        "--fsc",
+        action="store_true",
+        help="also put the half maps' FSC into the report: unmasked, in a mask, and corrected for "
+        "it by random phases",
+    )
 
 
 def _add_machine(p: argparse.ArgumentParser) -> None:
@@ -189,29 +212,50 @@ def _add_machine(p: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the main command; returns its exit status."""
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; wrong usage ends the program."""
     p = parser()
     a = p.parse_args(_protect_negative(arguments))
+    if a.download is not None:  # whatever else is there
+        return a
     if not a.inputMap or not a.outputMap:
         p.error("the input map (-i) and the output map (-o) are needed")
     if a.trust and not a.halfMap2:
         p.error("--trust compares the output with the half maps: the second one (-i2) is needed")
+    if a.fsc and not a.halfMap2:
+        p.error("--fsc compares the half maps: the second one (-i2) is needed")
     if a.noiseStats and a.noise == "classic":
         p.error("--noiseStats and --noise classic exclude each other")
     if a.sym and a.helical:
         p.error("--sym and --helical exclude each other")
+    return a
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the main command; returns its exit status."""
+    a = parse_arguments(arguments)
+    if a.download is not None:
+        return download.main([a.download] if a.download else [])
+    from deepemhancer_plugin.core.maps.mrc import check_output_name
+
     if a.batch is not None and a.batch < 1:
         raise InputError(f"-b {a.batch}: at least 1 is needed")
+    if a.halfMap2 == "auto":
+        a.halfMap2 = find_other_half(a.inputMap)
+        log(f"second half map: {a.halfMap2}")
     inputs = [file for file in (a.inputMap, a.halfMap2, a.mask) if file]
     report_file = a.report or _report_beside(a.outputMap)
     check_outputs([a.outputMap, report_file], inputs)
+    check_output_name(a.outputMap)
 
     started = time.perf_counter()
     with collect_warnings() as messages:
+        if not a.halfMap2:
+            _warn_of_other_half(a.inputMap)
         result, trust = run_interruptible(lambda: _run(a))
+        fsc = run_interruptible(lambda: _measure_fsc(a)) if a.fsc else None
         # On the main thread: a signal stops it, and its temporary file goes with it.
-        result.save(a.outputMap)
+        result.save(a.outputMap, a.float16)
     report: dict[str, Any] = {
         **result.report,
         "inputs": [os.path.abspath(file) for file in inputs[: 1 + bool(a.halfMap2)]],
@@ -222,6 +266,8 @@ def main(arguments: Sequence[str]) -> int:
     }
     if trust is not None:
         report["trust"] = trust
+    if fsc is not None:
+        report["fsc"] = fsc
     write_text(report_file, json.dumps(report, indent=1) + "\n")
     log(f"precision: {report['precision']}")
     if report["cleaning"]:
@@ -233,6 +279,15 @@ def main(arguments: Sequence[str]) -> int:
     seconds, memory = report["seconds"], report["memory_mb"]
     log(f"wrote {a.outputMap} in {seconds:.1f} s, {memory} MB of memory at most")
     return 0
+
+
+def _warn_of_other_half(path: str) -> None:
+    """Warn where a single map is a half map whose other half lies beside it."""
+    for other in name_other_halves(path):
+        if os.path.isfile(other):
+            message = f"{path}: a half map, and {other} is there: -i2 auto takes both, which serves"
+            warnings.warn(f"{message} better", MapWarning, stacklevel=2)
+            return
 
 
 def _run(a: argparse.Namespace) -> tuple[Any, dict[str, Any] | None]:
@@ -277,6 +332,13 @@ def _compare(a: argparse.Namespace, result: Any) -> dict[str, Any]:
         )
     log(trust["verdict"])
     return trust
+
+
+def _measure_fsc(a: argparse.Namespace) -> dict[str, Any]:
+    """Measure the FSC of the half maps."""
+    from deepemhancer_plugin.core.localres.half_map_fsc import measure_half_maps
+
+    return measure_half_maps((a.inputMap, a.halfMap2), a.mask, a.samplingRate)
 
 
 def _choose_weights(a: argparse.Namespace) -> Any:
