@@ -19,7 +19,7 @@ FSC_CURVES = {
     ),
     "corrected": ("corrected for the mask", {"color": ENHANCED_COLOUR, "linewidth": 2}),
 }
-LEAST_STRENGTH = 0.35  # of a colour, where there is no density
+LEAST_STRENGTH = 0.6  # of a colour, where there is no density
 RESOLUTION_COLOURS = "turbo"  # blue: fine, red: coarse
 VIEWS = (("z", "x", "y"), ("y", "x", "z"), ("x", "y", "z"))  # cut across, horizontal, vertical
 
