@@ -14,12 +14,21 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+URL = "https://github.com/scipion-em/scipion-em-deepemhancer"
 
 
 def read_version():
     """Return the version that the package states."""
     text = (HERE / "deepemhancer_plugin/version.py").read_text()
     return re.search(r'__version__ = "([^"]+)"', text).group(1)
+
+
+def read_description():
+    """Return the README with links that also work outside of the checkout, as on PyPI."""
+    text = (HERE / "README.rst").read_text(encoding="utf-8")
+    raw = URL.replace("github.com", "raw.githubusercontent.com")
+    text = re.sub(r"(image:: )(docs/)", rf"\1{raw}/HEAD/\2", text)
+    return re.sub(r"(<)((docs|deepemhancer_plugin)/)", rf"\1{URL}/blob/HEAD/\2", text)
 
 
 def read_requirements(path):
@@ -32,9 +41,29 @@ setup(
     name="scipion-em-deepemhancer",
     version=read_version(),
     description="Enhancement of cryo-EM maps: a Scipion plugin and the deepemhancer command",
-    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
+    long_description=read_description(),
     long_description_content_type="text/x-rst",
+    author="The scipion-em-deepemhancer developers",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/tree/HEAD/docs",
+        "Source": URL,
+        "Changes": f"{URL}/blob/HEAD/CHANGES.txt",
+        "Issues": f"{URL}/issues",
+    },
     license="GPL-3.0-or-later",
+    keywords="cryo-EM DeepEMhancer DeepRes RELION scipion post-processing local-resolution",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: GNU General Public License v3 or later (GPLv3+)",
+        "Operating System :: POSIX :: Linux",
+        *[f"Programming Language :: Python :: 3.{minor}" for minor in range(8, 14)],
+        "Topic :: Scientific/Engineering :: Bio-Informatics",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
     python_requires=">=3.8",  # of Scipion's side; the core needs 3.11 and says so when it starts
     packages=find_packages(include=["deepemhancer_plugin*"]),
     package_data={

@@ -101,6 +101,14 @@ class TestRequirements(unittest.TestCase):
         bound = ".".join(map(str, plugin.MINIMUM_PYWORKFLOW))
         self.assertEqual(extras["scipion"], [f"scipion-pyworkflow>={bound}", "scipion-em>=3.11.1"])
         self.assertLessEqual(SCIPIONS_OWN, imported)
+        # What PyPI and Scipion's plugin manager show
+        self.assertTrue(arguments["author"] and arguments["url"] and arguments["keywords"])
+        self.assertIn("Programming Language :: Python :: 3.8", arguments["classifiers"])
+        self.assertEqual(arguments["project_urls"]["Source"], constants.URL)
+        links = re.findall(r"<([^<>\s]+)>`_|image:: (\S+)", arguments["long_description"])
+        self.assertGreater(len(links), 10)
+        for link in map("".join, links):
+            self.assertTrue(link.startswith("https://"), link)
 
     @unittest.skipUnless((CHECKOUT / "setup.py").exists(), "needs the source")
     def test_every_page_has_its_chapter(self):
