@@ -1,6 +1,8 @@
 # make install | demo | test | benchmark-short | benchmark
 # Everything lands in .venv (Scipion) and .venv-inference (TensorFlow, the core) of this checkout.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Stops with one line unless Python $(1) is of version 3.$(2) to 3.$(3), which $(4) needs.
+check_python = @$(1) -c 'import sys; (3, $(2)) <= sys.version_info[:2] <= (3, $(3)) or sys.exit("$(4) needs Python 3.$(2) to 3.$(3), this is {}.{}: make PYTHON=/path/to/python3.11".format(*sys.version_info))'
 # TensorFlow for the GPU where the driver answers, for the CPU otherwise.
 TENSORFLOW ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 'tensorflow[and-cuda]' || echo tensorflow-cpu)
 RUN = .venv-inference/bin
@@ -11,6 +13,7 @@ install: .venv-inference/installed .venv/installed
 include scipion.mk
 
 .venv-inference/installed: setup.py Makefile deepemhancer_plugin/requirements-inference.txt
+	$(call check_python,$(PYTHON),11,13,TensorFlow)
 	$(PYTHON) -m venv .venv-inference
 	$(RUN)/python -m pip install --quiet --upgrade pip
 	$(RUN)/python -m pip install --quiet "$(TENSORFLOW)" --editable '.[inference]' pytest hypothesis ruff mypy

@@ -4,6 +4,7 @@ SCIPION_PACKAGES = scipion-app==3.8.3 scipion-em==3.11.1 scipion-pyworkflow==3.1
 	scipion-em-relion==5.0.2 pytest
 
 .venv/installed: setup.py scipion.mk
+	$(call check_python,$(PYTHON),8,12,Scipion)
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet $(SCIPION_PACKAGES)
