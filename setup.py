@@ -58,7 +58,6 @@ setup(
         "Environment :: Console",
         "Environment :: GPU :: NVIDIA CUDA",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: GNU General Public License v3 or later (GPLv3+)",
         "Operating System :: POSIX :: Linux",
         *[f"Programming Language :: Python :: 3.{minor}" for minor in range(8, 14)],
         "Topic :: Scientific/Engineering :: Bio-Informatics",

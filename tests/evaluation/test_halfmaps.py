@@ -116,7 +116,7 @@ def test_random_phases_repeat_with_their_seed(halves):
 
 
 @pytest.mark.skipif(
-    not shutil.which("relion_postprocess"), reason="relion_postprocess is not installed"
+    not shutil.which("relion_postprocess"), reason="RELION is not installed (as root: .ci/relion)"
 )
 def test_curves_and_amplitudes_are_those_of_relion_postprocess(halves, tmp_path):
     """RELION's curves differ by its random phases, and in the first shells by its counting.

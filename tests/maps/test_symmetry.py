@@ -54,7 +54,7 @@ def test_group_has_its_order_and_is_closed(name, order):
 
 
 @pytest.mark.skipif(
-    not shutil.which("relion_refine"), reason="RELION is not installed (.ci/relion)"
+    not shutil.which("relion_refine"), reason="RELION is not installed (as root: .ci/relion)"
 )
 @pytest.mark.parametrize("name", ["C4", "D3", "T", "O", "I", "I1", "I2", "I3", "I4"])
 def test_operators_are_relions(name):

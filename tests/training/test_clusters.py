@@ -1,11 +1,9 @@
 """Sequence clusters, their groups, and splits that share none."""
 
 import shutil
-from pathlib import Path
 
-import gemmi
-import numpy as np
 import pytest
+from sequence_files import protein_of, random_sequence, relative_of
 
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.training import clusters as clusters_module
@@ -37,41 +35,12 @@ def test_splits_hold_out_whole_groups():
     assert sorted(assign_splits([1, 2], 0)) == ["train", "validation"]
 
 
-def protein_of(path: Path, sequence: str):
-    """A model of alpha carbons with that sequence."""
-    structure, model, chain = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A")
-    for number, name in enumerate(
-        gemmi.expand_one_letter_sequence(sequence, gemmi.ResidueKind.AA), start=1
-    ):
-        residue, atom = gemmi.Residue(), gemmi.Atom()
-        residue.name, residue.seqid, residue.entity_type = (
-            name,
-            gemmi.SeqId(str(number)),
-            gemmi.EntityType.Polymer,
-        )
-        atom.name, atom.element, atom.pos = (
-            "CA",
-            gemmi.Element("C"),
-            gemmi.Position(3.8 * number, 0, 0),
-        )
-        residue.add_atom(atom)
-        chain.add_residue(residue)
-    model.add_chain(chain)
-    structure.add_model(model)
-    structure.write_pdb(str(path))
-    return path
-
-
-def random_sequence(seed, length=150):
-    return "".join(np.random.default_rng(seed).choice(list("ACDEFGHIKLMNPQRSTVWY"), length))
-
-
-@pytest.mark.skipif(shutil.which("mmseqs") is None, reason="MMseqs2 is not installed")
+@pytest.mark.skipif(
+    shutil.which("mmseqs") is None, reason="MMseqs2 is not installed (apt-get install mmseqs2)"
+)
 def test_mmseqs_clusters_related_sequences(tmp_path):
-    first, rng = random_sequence(0), np.random.default_rng(1)
-    related = "".join(
-        a if rng.random() < 0.6 else b for a, b in zip(first, random_sequence(2), strict=True)
-    )
+    first = random_sequence(0)
+    related = relative_of(first, 1)
     models = [
         protein_of(tmp_path / f"{i}.pdb", s)
         for i, s in enumerate((first, related, random_sequence(3), first[:10]))
