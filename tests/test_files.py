@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and the checks of where outputs go."""
 
+import errno
 import os
 import stat
 
@@ -169,3 +170,24 @@ def test_outputs_that_are_one_existing_file(folder):
 def test_an_input_that_is_not_there_yet_is_not_overwritten(folder):
     """A program that makes its input first would find it gone."""
     assert "the same file as input link/soon.mrc" in refused(["soon.mrc"], ["link/soon.mrc"])
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".mrc", "ä" * 125 + ".mrc", "a." + "b" * 250])
+def test_names_as_long_as_the_file_system_takes(folder, name):
+    files.check_outputs([name])
+    files.write_text(name, "content")
+    assert (folder / name).read_text() == "content"
+
+
+def test_a_name_that_is_too_long(folder):
+    assert "the name is too long" in refused(["x" * 252 + ".mrc"])
+
+
+def test_a_text_that_does_not_fit_on_the_disk(folder, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"output out\.json: cannot be written: No space left"):
+        files.write_text("out.json", "{}")
+    assert not (folder / "out.json").exists()

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and checks of where outputs go."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from deepemhancer_plugin.core.errors import InputError
 
 StrPath = str | os.PathLike[str]
 
+TEMPORARY_NAME = 60  # bytes of a name that go into that of its temporary file
+
 
 @contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
@@ -19,9 +22,9 @@ def replacing(path: StrPath) -> Iterator[Path]:
     flushed to the disk before it is moved, and vanishes when anything fails, Ctrl-C too.
     """
     target = Path(os.path.abspath(path))
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name}.", suffix=f".part{target.suffix}"
-    )
+    start = os.fsdecode(os.fsencode(target.name)[:TEMPORARY_NAME])
+    suffix = target.suffix if len(target.suffix) < TEMPORARY_NAME else ""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{start}.", suffix=f".part{suffix}")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,9 +40,12 @@ def replacing(path: StrPath) -> Iterator[Path]:
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write a text file, whole or not at all. InputError where it cannot be written."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"output {path}: cannot be written: {error.strerror or error}") from error
 
 
 def make_folder(path: StrPath) -> Path:
@@ -78,6 +84,11 @@ def _same_file(one: str, other: str) -> bool:
 
 def _check_output(path: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"output {path}: the name is too long") from error
     if not path or path.endswith(os.sep) or os.path.isdir(path):
         raise InputError(f"output {path or repr(path)}: a folder: give the name of a file in it")
     if not os.path.isdir(folder):

@@ -1,24 +1,28 @@
-"""The command: every refusal is one line and leaves nothing behind; what comes out sits where the input sat."""
+"""The command: refusals are one line and leave nothing; outputs sit where the input sat."""
 
+import errno
 import json
+import os
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
 import pytest
 from official_checkpoint import write_small
 
-from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.commands import main as cli
+from deepemhancer_plugin.core.enhancement.enhance import Enhanced
 from deepemhancer_plugin.core.maps import mrc
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves
 from deepemhancer_plugin.core.simulation.synthetic import build_protein
+from deepemhancer_plugin.version import __version__
 
 ORIGIN = (12.5, -40.0, 7.25)
 
 
 @pytest.fixture(scope="session")
 def halves(tmp_path_factory):
-    """Two half maps of the synthetic protein at 1.2 A/voxel, with an origin: (folder, half 1, half 2, what was simulated)."""
+    """Half maps of the synthetic protein with an origin: (folder, half 1, half 2, simulated)."""
     folder = tmp_path_factory.mktemp("halves")
     made = simulate_halves(
         from_structure(build_protein(0)),
@@ -259,3 +263,126 @@ def test_bad_input_is_one_line_and_leaves_nothing(halves, tmp_path, capsys):
             assert word in lines[0], f"{name}: {word!r} is not in {lines[0]!r}"
         assert sorted(p.name for p in tmp_path.iterdir()) == files, name
     assert open(halves[1], "rb").read() == before
+
+
+# The face of the command, without the network
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """Two half maps in a folder of their own; and the calls of `enhance`, which copies."""
+    calls = []
+
+    def copy(*maps, **options):
+        calls.append((maps, options))
+        read = mrc.read_map(maps[0])
+        geometry = replace(read, data=np.empty((0, 0, 0), np.float32))
+        weights = {"kind": "embedded", "name": "none", "sha256": "0" * 64}
+        report = {"weights": weights, "precision": "float32", "cleaning": None}
+        return Enhanced(read.data, report, geometry)
+
+    monkeypatch.setattr("deepemhancer_plugin.core.enhancement.enhance.enhance", copy)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in "12":
+        _write(f"run_half{number}_unfil.mrc", rng.standard_normal((8, 8, 8)).astype(np.float32))
+    return calls
+
+
+FIRST, SECOND = "run_half1_unfil.mrc", "run_half2_unfil.mrc"
+
+
+def error_of(capsys):
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("deepemhancer: error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("flag", ["-i2", "--halfMap2", "--half2"])
+def test_second_half_is_found_by_its_name(shown, flag):
+    assert cli.main(["-i", FIRST, flag, "auto", "-o", "out.mrc"]) == 0
+    assert shown[0][0] == (FIRST, SECOND)
+    report = json.loads(open("out.json").read())
+    assert [os.path.basename(path) for path in report["inputs"]] == [FIRST, SECOND]
+    assert report["warnings"] == []
+
+
+def test_second_half_that_is_not_there(shown, capsys):
+    os.remove(SECOND)
+    assert cli.main(["-i", FIRST, "-i2", "auto", "-o", "out.mrc"]) == 1
+    assert f"tried: {SECOND}" in error_of(capsys)
+    assert shown == [] and not os.path.exists("out.mrc")
+
+
+def test_a_half_map_alone_is_told_of_its_other_half(shown):
+    assert cli.main(["-i", FIRST, "-o", "out.mrc"]) == 0
+    (warning,) = json.loads(open("out.json").read())["warnings"]
+    assert SECOND in warning and "-i2 auto" in warning
+    os.remove(SECOND)
+    assert cli.main(["-i", FIRST, "-o", "out.mrc"]) == 0
+    assert json.loads(open("out.json").read())["warnings"] == []
+
+
+def test_half_the_bytes(shown):
+    assert cli.main(["-i", FIRST, "-o", "out.mrc", "--float16"]) == 0
+    with mrcfile.open("out.mrc") as file:
+        assert file.header.mode == 12
+    assert mrcfile.validate("out.mrc")
+    np.testing.assert_allclose(mrc.read_map("out.mrc").data, mrc.read_map(FIRST).data, rtol=1e-3)
+
+
+NAMES = [
+    "with space.mrc",
+    "quotes'\".mrc",
+    "100%s {x} $HOME.mrc",
+    "caf\udce9.mrc",
+    "Ångström_µ.mrc",
+    "new\nline.mrc",
+    "-dash.mrc",
+    "x" * 245 + ".mrc",
+    ".hidden.mrc",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_file(shown, capsys, name):
+    """Bytes that are no text, what shells and formats read into it, and a leading dash."""
+    os.rename(FIRST, name)
+    os.makedirs("out")
+    assert cli.main([f"--inputMap={name}", "-o", f"out/{name}"]) == 0
+    assert os.path.exists(f"out/{name}")
+    assert all(line[:2].isdigit() for line in capsys.readouterr().out.splitlines())
+    os.remove(name)
+    assert cli.main([f"--inputMap={name}", "-o", f"out/{name}"]) == 1
+    error_of(capsys)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe", "link to nothing", "loop"])
+def test_inputs_that_are_no_file(shown, capsys, kind):
+    os.mkfifo("pipe")
+    os.symlink("pipe", "link to a pipe")
+    os.symlink("absent.mrc", "link to nothing")
+    os.symlink("loop", "loop")
+    name = "/dev/null" if kind == "device" else kind
+    assert cli.main(["-i", name, "-o", "out.mrc", "-g", "-1"]) == 1
+    message = error_of(capsys)
+    assert "device or pipe" in message or "a link to" in message
+
+
+def test_a_full_disk_is_said_of_the_file(shown, capsys, monkeypatch):
+    real = os.fsync
+
+    def full(handle):
+        if shown and os.path.exists("out.mrc"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert cli.main(["-i", FIRST, "-o", "out.mrc"]) == 1
+    assert "output out.json: cannot be written: No space left on device" in error_of(capsys)
+    assert sorted(os.listdir()) == ["out.mrc", FIRST, SECOND]
+
+
+def test_outputs_named_as_another_format(shown, capsys):
+    assert cli.main(["-i", FIRST, "-o", "out.npy"]) == 1
+    assert "what is written is MRC" in error_of(capsys) and shown == []

@@ -464,6 +464,40 @@ def test_new_map_is_valid_and_lies_where_it_was_put(tmp_path):
     assert mrc.new_map(noise().astype(float)[:, ::-1], 1.5).data.flags.c_contiguous
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_float16_halves_the_voxels(path, tmp_path, order):
+    volume = mrc.read_map(make(path, order=order, axes=(3, 1, 2), origin=(1, 2, 3)))
+    output = tmp_path / "out.mrc"
+    mrc.write_map(output, volume.data, volume, float16=True)
+    assert output.stat().st_size == 1024 + 2 * volume.data.size and mrcfile.validate(output)
+    again = mrc.read_map(output)
+    np.testing.assert_array_equal(again.data, volume.data.astype(np.float16))
+    assert again.position == volume.position
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e-4])
+def test_values_that_float16_does_not_hold(path, tmp_path, scale):
+    volume = mrc.read_map(make(path))
+    message = refused(
+        mrc.write_map, tmp_path / "o.mrc", volume.data * np.float32(scale), volume, float16=True
+    )
+    assert "float16 keeps from 0.01 to 65504" in message and not (tmp_path / "o.mrc").exists()
+
+
+def test_a_link_is_named_by_its_target(path, tmp_path):
+    make(path)
+    os.symlink(path, tmp_path / "link.mrc")
+    assert mrc.read_map(tmp_path / "link.mrc").path == str(path)
+    os.symlink(tmp_path / "gone.mrc", tmp_path / "broken.mrc")
+    message = refused(mrc.read_map, tmp_path / "broken.mrc")
+    assert message.endswith(f"broken.mrc: a link to {tmp_path / 'gone.mrc'}: no such file")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "a device or pipe" in refused(mrc.read_map, tmp_path / "pipe")
+
+
 def test_voxels_of_another_box_are_a_mistake_of_the_program(path, tmp_path):
     volume = mrc.read_map(make(path))
     with pytest.raises(ValueError, match="do not fit the box"):

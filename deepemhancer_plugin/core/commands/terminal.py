@@ -24,17 +24,22 @@ LINE_SECONDS = 10.0  # between two such lines
 
 def log(text: str) -> None:
     """Print a line with the time of day."""
-    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {_one_line(text)}", flush=True)
 
 
 def print_error(text: str) -> None:
     """Print a line about what ended the program to standard error."""
-    print(f"deepemhancer: error: {text}", file=sys.stderr, flush=True)
+    print(f"deepemhancer: error: {_one_line(text)}", file=sys.stderr, flush=True)
 
 
 def print_warning(text: str) -> None:
     """Print a line about what went wrong without ending the program to standard error."""
-    print(f"deepemhancer: warning: {text}", file=sys.stderr, flush=True)
+    print(f"deepemhancer: warning: {_one_line(text)}", file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks, which names of files may hold."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def make_printable() -> None:

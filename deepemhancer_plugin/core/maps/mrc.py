@@ -230,6 +230,7 @@ def write_map(
     check_output_name(path)
     if float16:
         _check_float16(path, data)
+        data = data.astype(np.float16).astype(np.float32)
     header = header_of_volume(like.header, float16)
     sections = in_file_order(data, header)
     if sections.shape != (header.nz, header.ny, header.nx):

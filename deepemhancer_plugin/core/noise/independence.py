@@ -23,7 +23,7 @@ FIRST_SHELL = 3  # that counts; those before have too few coefficients
 SMOOTHED_SHELLS = 3
 LARGEST_SCALE = 1.5  # deviation of one half over that of the other
 LARGEST_OFFSET = 1.0  # difference of the halves' means, in standard deviations
-LEAST_POWER = 1e-8  # of the strongest shell; what lies lower is rounding
+LEAST_POWER = 1e-11  # of the strongest shell; what lies lower is rounding
 
 
 def match_scale(half1: np.ndarray, half2: np.ndarray) -> tuple[float, float] | None:
@@ -106,7 +106,8 @@ def _compare_shells(half1: np.ndarray, half2: np.ndarray) -> tuple[float, float]
     filled = np.any([p > floor for p, floor in zip(powers, floors, strict=True)], 0)
     if np.count_nonzero(filled) < SMOOTHED_SHELLS or not min(floors) > 0:
         return 0.0, 0.0
-    one, two = (p[filled] + floor for p, floor in zip(powers, floors, strict=True))
+    # A hundredth of the floor hardly changes what counts, and bounds the ratio.
+    one, two = (p[filled] + 0.01 * floor for p, floor in zip(powers, floors, strict=True))
     curve = _smooth(cross[filled] / np.sqrt(one * two))
     return float(curve.min()), float(np.ptp(_smooth(np.log(one / two))))
 
