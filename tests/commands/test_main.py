@@ -271,10 +271,11 @@ def test_memory_of_the_cpu(capsys, monkeypatch):
         assert "the memory does not suffice" in text and "-g -1" not in text
 
 
-def test_errors_of_pytorch_and_jax(monkeypatch):
+def test_errors_of_gpus_by_other_names(monkeypatch):
     monkeypatch.setattr(devices, "_selected", GPU)
     for error in (
         RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+        InvalidArgumentError("Failed to load in-memory CUBIN: CUDA_ERROR_NO_BINARY_FOR_GPU"),
         type("JaxRuntimeError", (RuntimeError,), {"__module__": "jaxlib._jax"})("INTERNAL: failed"),
     ):
         text = describe_error(error)

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command has checked its arguments.
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -130,7 +131,8 @@ def _describe_import_error(error: ImportError) -> str | None:
 def _describe_framework_error(error: Exception) -> str | None:
     """What TensorFlow, JAX or PyTorch say when a GPU, or its memory, fails them."""
     framework, kind = framework_of(error), type(error).__name__
-    if framework is None or kind in DEFECTS:
+    defect = kind in DEFECTS and not re.search("CUDA|cuDNN|PTX", str(error))
+    if framework is None or defect:
         return None
     devices, full = selected_devices(), is_out_of_memory(error)
     if devices is not None and devices.kind == "cpu":
