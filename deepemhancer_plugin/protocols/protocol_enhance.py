@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyworkflow.utils as pwutils
-from pwem.objects import FSC, SetOfFSCs, SetOfVolumes, Volume
+from pwem.objects import FSC, EMObject, SetOfFSCs, SetOfVolumes, Volume
 from pwem.protocols import ProtAnalysis3D
 from pyworkflow.constants import NEW
 from pyworkflow.exceptions import PyworkflowException
@@ -463,6 +463,11 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
                 "*Use half maps?* is No, but the volume has its half maps attached: choose Yes. "
                 "With them the noise is measured, not guessed."
             )
+        if self.isSet() and self.inputVolume.get().isStreamOpen():
+            found.append(
+                "*Input volume(s)*: the set still grows. The run takes the volumes that it has at "
+                "its start; let it wait for the run that makes them."
+            )
         found += advice.warn_about_sampling(rate)
         if self.modelType == MODEL_HIGHRES and self.normalization != NORMALIZATION_MASK:
             found += advice.warn_about_resolution(rate, halves)
@@ -478,9 +483,14 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
 
     def _isEnhanced(self):
         """Tell whether an input is the output of an enhancement."""
-        sources = [getattr(self, name).getObjValue() for name in self._mapParams()]
-        names = [source.getClassName() for source in sources if source is not None]
-        return any(name in ENHANCERS for name in names)
+        for name in self._mapParams():
+            source = getattr(self, name).getObjValue()
+            # The pointer holds the run that made the map, or, from a script, the map itself.
+            if isinstance(source, EMObject) and self.getProject() is not None:
+                source = self.getProject().getProtocol(source.getObjParentId())
+            if source is not None and source.getClassName() in ENHANCERS:
+                return True
+        return False
 
     def _reports(self):
         """Return the JSON reports of the maps that are done, as (number in the set, dict)."""

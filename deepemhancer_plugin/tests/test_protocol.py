@@ -248,6 +248,16 @@ class TestForm(EnhanceTest):
         self.assertEqual(self.warnings(useHalfMapsInsteadVol=True), "")
         self.assertEqual(self.protocol().warnings(), [])  # no input yet
 
+    def test_warns_of_a_set_that_grows(self):
+        folder = self.getOutputPath("growing")
+        os.makedirs(folder, exist_ok=True)
+        for name in "ab":
+            write_map(f"{folder}/{name}.mrc", self.half1)
+        volumes = self.importVolume(f"{folder}/*.mrc")
+        self.assertEqual(self.warnings(inputVolume=volumes), "")
+        volumes.setStreamState(volumes.STREAM_OPEN)
+        self.assertIn("still grows", self.warnings(inputVolume=volumes))
+
     def test_warns_of_coarse_sampling(self):
         coarse = self.importVolume(self.paths[0], rate=3.2)
         self.assertIn("nothing finer than 6.4 A", self.warnings(inputVolume=coarse))

@@ -136,6 +136,15 @@ class TestViewer(EnhanceTest):
         parents = [parent.getObjId() for parent in self.proj.getSourceParents(output)]
         self.assertIn(self.volume.getObjId(), parents)
 
+    def test_warns_of_an_enhanced_input(self):
+        """However the form points at it."""
+        direct = self.protocol(inputVolume=self.prot.Volume)
+        extended = self.protocol()
+        extended.inputVolume.set(self.prot)
+        extended.inputVolume.setExtended("Volume")
+        for prot in (direct, extended):
+            self.assertIn("an enhanced map already", " ".join(prot.warnings()))
+
     def test_input_that_is_gone(self):
         """As in a project that was moved to an archive: the enhanced map is shown alone."""
         Plotter.setBackend("Agg")
