@@ -4,7 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Stops with one line unless Python $(1) is of version 3.$(2) to 3.$(3), which $(4) needs.
 check_python = @$(1) -c 'import sys; (3, $(2)) <= sys.version_info[:2] <= (3, $(3)) or sys.exit("$(4) needs Python 3.$(2) to 3.$(3), this is {}.{}: make PYTHON=/path/to/python3.11".format(*sys.version_info))'
 # TensorFlow for the GPU where the driver answers, for the CPU otherwise.
-TENSORFLOW ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 'tensorflow[and-cuda]' || echo tensorflow-cpu)
+TENSORFLOW ?= $(shell nvidia-smi >/dev/null 2>&1 && echo 'tensorflow[and-cuda]' || \
+	{ [ "$$(uname -m)" = x86_64 ] && echo tensorflow-cpu || echo tensorflow; })<2.22
 RUN = .venv-inference/bin
 
 .PHONY: install demo test test-core benchmark benchmark-short clean
