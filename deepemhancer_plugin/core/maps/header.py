@@ -153,7 +153,7 @@ def voxel_type(path: str, header: np.recarray) -> np.dtype:
     return dtype
 
 
-def announced_bytes(header: np.recarray) -> int:
+def announced_bytes(header: np.ndarray) -> int:
     """Number of bytes of voxels that a header announces."""
     box = (int(header[name]) for name in ("nx", "ny", "nz"))
     return math.prod(box) * np.dtype(_READABLE[int(header["mode"])]).itemsize
