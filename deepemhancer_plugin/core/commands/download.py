@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from deepemhancer_plugin.core.commands.terminal import Progress, log
+from deepemhancer_plugin.core.commands.terminal import download_checkpoints
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,13 +14,4 @@ def main(arguments: Sequence[str]) -> int:
         "goes on where an earlier try ended, checks the checksum.",
     )
     p.add_argument("directory", nargs="?", help="default: ~/.local/share/deepEMhancerModels")
-    a = p.parse_args(arguments)
-    from deepemhancer_plugin.core.weights.official.download import download
-
-    with Progress() as progress:
-        files = download(
-            a.directory, progress=lambda done, total: progress("download", done, total)
-        )
-    for file in files:
-        log(f"official checkpoint {file}")
-    return 0
+    return download_checkpoints(p.parse_args(arguments).directory)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from deepemhancer_plugin.core.commands import download
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
     collect_warnings,
+    download_checkpoints,
     log,
     peak_memory,
     run_interruptible,
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the main command; returns its exit status."""
     a = parse_arguments(arguments)
     if a.download is not None:
-        return download.main([a.download] if a.download else [])
+        return download_checkpoints(a.download or None)
     from deepemhancer_plugin.core.maps.mrc import check_output_name
 
     if a.batch is not None and a.batch < 1:

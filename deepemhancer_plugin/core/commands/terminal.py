@@ -207,3 +207,14 @@ class Progress:
             left = seconds * (total - done) / done
             part = f"{done} of {total}, {100 * done / total:.0f} %"
             print(f"          {name}: {part}, about {left:.0f} s left", flush=True)
+
+
+def download_checkpoints(directory: str | None) -> int:
+    """Show the download of the authors' checkpoints; returns the exit status."""
+    from deepemhancer_plugin.core.weights.official.download import download
+
+    with Progress() as progress:
+        files = download(directory, progress=lambda done, total: progress("download", done, total))
+    for file in files:
+        log(f"official checkpoint {file}")
+    return 0
