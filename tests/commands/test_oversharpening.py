@@ -144,3 +144,9 @@ def test_trust_needs_both_halves(files, capsys):
     with pytest.raises(SystemExit) as usage:
         main(["-i", files[1], "-o", "unused.mrc", "--trust"])
     assert usage.value.code == 2 and "-i2" in capsys.readouterr().err
+
+
+def test_fsc_needs_both_halves(files, capsys):
+    with pytest.raises(SystemExit) as usage:
+        main(["-i", files[1], "-o", "unused.mrc", "--fsc"])
+    assert usage.value.code == 2 and "-i2" in capsys.readouterr().err
