@@ -137,6 +137,16 @@ def test_bad_enhanced_map(tmp_path, job, kind):
     assert left(tmp_path) == [] and (tmp_path / OTHER).exists()
 
 
+def test_relion_gets_its_libraries_back(tmp_path, job, monkeypatch):
+    """Scipion's hook starts without them."""
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    monkeypatch.setenv("RELION_LD_LIBRARY_PATH", "/relions/own")
+    then = f"echo $LD_LIBRARY_PATH >{tmp_path}/seen"
+    external_reconstruct(job, copying(tmp_path, then=then), None)
+    assert (tmp_path / "seen").read_text() == "/relions/own\n"
+    assert "LD_LIBRARY_PATH" not in os.environ
+
+
 @pytest.mark.parametrize("kind", MAPS)
 def test_bad_reconstruction_is_not_enhanced(tmp_path, job, kind):
     data, words = MAPS[kind]
