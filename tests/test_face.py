@@ -74,17 +74,16 @@ def test_arguments_are_left_as_they_were(halves, files):
     mask = np.zeros(halves[0].shape, np.uint8)
     mask[8:-8, 8:-8, 8:-8] = 255
     kept = mask.copy()
-    for given in (halves, maps):
-        enhance(*given, sampling_rate=1.2, mask=mask, cleaning=0.1, device="-1")
+    enhance(*halves, sampling_rate=1.2, mask=mask, cleaning=0.1, device="-1")
+    enhance(*maps, device="-1")
     for half, copy, read in zip(halves, copies, maps, strict=True):
         np.testing.assert_array_equal(half, copy)
         np.testing.assert_array_equal(read.data, copy)
     np.testing.assert_array_equal(mask, kept)
 
 
-@pytest.mark.parametrize("kind", [bool, np.uint8, np.int32, np.float64])
-def test_mask_of_any_type_is_a_mask(halves, kind):
-    mask = np.zeros(halves[0].shape, kind)
+def test_mask_of_integers_is_a_mask(halves):
+    mask = np.zeros(halves[0].shape, np.uint8)
     mask[10:40, 10:40, 10:40] = 1
     result = enhance(*halves, sampling_rate=1.2, mask=mask, device="-1").data
     assert not result[~mask.astype(bool)].any() and result[mask.astype(bool)].any()

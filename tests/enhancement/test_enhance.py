@@ -236,9 +236,8 @@ def test_sampling_rates_are_left_as_they_were(run):
 
 
 def test_result_does_not_depend_on_the_batch(made, run):
-    one, three = (
-        run(made.half1, made.half2, batch=batch, precision="float32").data for batch in (1, 3)
-    )
+    halves = [half[:, 8:72, 8:72] for half in (made.half1, made.half2)]
+    one, three = (run(*halves, batch=batch, precision="float32").data for batch in (1, 3))
     assert np.abs(one - three).max() < 1e-4
 
 
