@@ -127,12 +127,31 @@ def test_misfits_are_left_out(files, tmp_path):
     two.renumber_models()
     two.write_pdb(str(tmp_path / "two.pdb"))
     for name, words in (
-        ("shifted", "correlate by"),
+        ("shifted", "CC_mask of map and model is"),
         ("outside", "% of the model lies"),
         ("two", "2 models"),
     ):
         with pytest.raises(UnfitPair, match=words):
             prepare_pair(entry_of(folder, models=(tmp_path / f"{name}.pdb",)), Task())
+
+
+@pytest.mark.parametrize(("resolution", "b_factor"), [(3.0, 0.0), (3.0, 250.0), (6.5, 100.0)])
+def test_pairs_in_register_are_chosen_whatever_their_resolution_and_blur(
+    tmp_path, resolution, b_factor
+):
+    """CC_mask over 0.6, as published; a model 3 A beside its density is left out."""
+    write_pair(tmp_path, replace(CONDITIONS, resolution=resolution, b_factor=b_factor))
+    entry = entry_of(tmp_path, resolution=resolution)
+    found = prepare_pair(entry, Task())
+    assert 0.6 < found.facts["cc_mask"] < 0.95
+    structure = gemmi.read_structure(str(entry.models[0]))
+    for chain in structure[0]:
+        for residue in chain:
+            for atom in residue:
+                atom.pos += gemmi.Position(3, 0, 0)
+    structure.write_pdb(str(entry.models[0]))
+    with pytest.raises(UnfitPair, match=r"CC_mask of map and model is .* 0\.6 is needed"):
+        prepare_pair(entry, Task())
 
 
 def test_wide_target_and_users_mask(files, prepared):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepemhancer_plugin.core.commands.terminal import log
+from deepemhancer_plugin.core.commands.terminal import collect_warnings, log
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.files import make_folder
 
@@ -98,7 +98,8 @@ def _read_molecules(structures: str | None) -> dict[str, list["Molecule"]]:
             "train": proteins[:-HELD_OUT_PROTEINS],
             "validation": proteins[-HELD_OUT_PROTEINS:],
         }
-    files = split_structures(Path(structures))
+    with collect_warnings():
+        files = split_structures(Path(structures))
     return {split: [read_molecule(f) for f in files[split]] for split in ("train", "validation")}
 
 

@@ -2,100 +2,21 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from deepemhancer_plugin.core.commands.terminal import log
+from deepemhancer_plugin.core.commands.terminal import collect_warnings, log
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.files import make_folder
-from deepemhancer_plugin.core.training import optimizers
+from deepemhancer_plugin.core.training.options import OPTIONS, are_edges
 
 if TYPE_CHECKING:
+    from deepemhancer_plugin.core.simulation import Molecule
     from deepemhancer_plugin.core.training.cubes import Source
+    from deepemhancer_plugin.core.training.recipe import Recipe
     from deepemhancer_plugin.core.training.train import Settings
-    from deepemhancer_plugin.core.weights.networks import Architecture
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flag of the command line that has a setting of its own.
-
-    Attributes:
-        name: of the flag.
-        setting: field of `training.train.Settings`.
-        kind: type of the value.
-        help: what the flag does.
-        least: smallest value.
-        fraction: whether 1 is the largest value.
-        choices: the values there are.
-    """
-
-    name: str
-    setting: str
-    kind: Callable[[str], Any]
-    help: str | None = None
-    least: float | None = None
-    fraction: bool = False
-    choices: tuple[str, ...] | None = None
-
-
-TARGETS = (
-    "tight: a tight mask; wide: a mask 5 A wider, with what surrounds the molecule; "
-    "sharp: for maps better than 4 A; model: the model's own map, for squared errors "
-    "(default: tight, or model with --start of weights that squared errors made)"
-)
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-FLAGS = (
-    Flag("target", "target", str, TARGETS, choices=("tight", "wide", "sharp", "model")),
-    Flag("steps", "steps", int, "stop after that many steps", 1),
-    Flag("minutes", "minutes", float, "stop after that many minutes, earlier runs included", 0.01),
-    Flag("batch", "batch", int, "cubes of the smallest edge a step", 1),
-    Flag("edges", "edges", str, "edges of the cubes in voxels, multiples of 16, commas between"),
-    Flag(
-        "optimizer",
-        "optimizer",
-        str,
-        "muon: orthogonal steps for the convolutions' kernels",
-        choices=optimizers.NAMES,
-    ),
-    Flag("rate", "rate", float, "peak learning rate", 1e-9),
-    Flag("warmup", "warmup", int, "steps until it is reached", 0),
-    Flag(
-        "schedule",
-        "schedule",
-        str,
-        "plateau: halved after five validations without improvement",
-        choices=("cosine", "plateau"),
-    ),
-    Flag("absoluteWeight", "absolute_weight", float, "of the mean absolute error", 0),
-    Flag("fscWeight", "fsc_weight", float, "of the FSC term", 0),
-    Flag("squareWeight", "square_weight", float, "of the squared error relative to the target", 0),
-    Flag("gradientWeight", "gradient_weight", float, "of the gradient's mean absolute error", 0),
-    Flag("emptyWeight", "empty_weight", float, "of the error where the target is empty", 0),
-    Flag(
-        "noiseOnly",
-        "noise_only",
-        float,
-        "fraction of the simulated volumes that hold nothing but noise",
-        0,
-        fraction=True,
-    ),
-    Flag(
-        "typical",
-        "typical",
-        float,
-        "fraction of the simulated volumes under the commonest conditions",
-        0,
-        fraction=True,
-    ),
-    Flag("pool", "pool", int, "cubes held in memory", 8),
-    Flag("workers", "workers", int, "processes that make cubes", 1),
-    Flag("precision", "precision", str, "of the arithmetic", choices=PRECISIONS),
-    Flag("validateEvery", "validate_every", int, "steps; an epoch, for --schedule plateau", 1),
-    Flag("seed", "seed", int, "of all random numbers"),
-)
 
 # Fine-tuning takes a tenth of the rate and a fifth of the steps, so that the weights keep what they
 # know, and a shorter average to match.
@@ -106,15 +27,9 @@ FINE_TUNE: dict[str, Any] = {
     "validate_every": 500,
     "average": 0.99,
 }
-# Weights that predict a mean (`networks.Architecture`) were made with these and go on with them.
-MEAN: dict[str, Any] = {
-    "absolute_weight": 0.1,
-    "square_weight": 1.0,
-    "empty_weight": 10.0,
-    "target": "model",
-}
 FINE_TUNED = "tightTarget"  # the weights that `fine-tune` starts from where none are given
-SMALLEST_EDGE = 32  # voxels, of the cubes; edges are multiples of half of it
+# Flags that go with --recipe: what a machine allows, and where things are.
+WITH_RECIPE = ("recipe", "structures", "output", "minutes", "workers", "pool", "precision")
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -137,11 +52,16 @@ def fine_tune(arguments: Sequence[str]) -> int:
 
 def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequence[str]) -> int:
     from deepemhancer_plugin.core.training.plot import plot_history
+    from deepemhancer_plugin.core.training.recipe import find_weights
     from deepemhancer_plugin.core.training.train import Settings
     from deepemhancer_plugin.core.training.train import train as run
 
-    a = make_parser(name, description, Settings(**changes)).parse_args(arguments)
+    parser = make_parser(name, description, Settings(**changes))
+    a = parser.parse_args(arguments)
     _check(name, a)
+    if getattr(a, "recipe", None):
+        _check_recipe_flags(parser, a)
+        return _follow_recipe(a)
     start = find_weights(a.start or (FINE_TUNED if name == "fine-tune" else None))
     settings = make_settings(a, start, changes)
     folder = make_folder(a.output)
@@ -160,6 +80,78 @@ def _run(name: str, description: str, changes: dict[str, Any], arguments: Sequen
     return 0
 
 
+def _check_recipe_flags(parser: argparse.ArgumentParser, a: argparse.Namespace) -> None:
+    """Refuse what a recipe decides."""
+    if not a.structures:
+        raise InputError("--recipe: --structures DIR is needed, the folder with atomic models")
+    for key, value in vars(a).items():
+        if key not in WITH_RECIPE and value != parser.get_default(key):
+            raise InputError(
+                f"--{key}: the recipe decides that; with --recipe only --minutes, --workers, "
+                "--pool and --precision may be given, or change a copy of the file"
+            )
+
+
+def _follow_recipe(a: argparse.Namespace) -> int:
+    from deepemhancer_plugin.core.training import recipe as recipes
+
+    recipe = recipes.load_recipe(recipes.find_recipe(a.recipe))
+    read_molecules = _MoleculeReader(Path(a.structures), recipe)
+    limits = recipes.Limits(
+        math.inf if a.minutes is None else a.minutes, a.workers, a.pool, a.precision
+    )
+    folder = make_folder(a.output)
+    finished = recipes.run_recipe(
+        recipe,
+        folder,
+        lambda settings: _simulate(read_molecules(), settings),
+        limits,
+        lambda entry, settings: log(_describe(entry, settings)),
+        log,
+    )
+    if finished:
+        log(f"wrote {folder / 'weights.npz'}: use it with --weights")
+    return 0
+
+
+class _MoleculeReader:
+    """Reads the structures that a recipe names, once, when they are asked for."""
+
+    def __init__(self, structures: Path, recipe: "Recipe | None" = None) -> None:
+        from deepemhancer_plugin.core.training.structures import (
+            select_structures,
+            split_structures,
+        )
+
+        listed = recipe.splits if recipe else None
+        with collect_warnings():
+            if listed is None:
+                self._files = split_structures(structures)
+                missing: list[str] = []
+            else:
+                self._files, missing = select_structures(structures, listed)
+        if missing:
+            names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+            log(
+                f"warning: {len(missing)} structures of the recipe's list are not in {structures} "
+                f"({names}): the weights will be others"
+            )
+        self._molecules: dict[str, list[Molecule]] = {}
+
+    def __call__(self) -> dict[str, list["Molecule"]]:
+        from deepemhancer_plugin.core.simulation import read_molecule
+
+        if not self._molecules:
+            files = self._files
+            log(
+                f"{len(files['train'])} structures to train on, {len(files['validation'])} held out"
+            )
+            self._molecules = {
+                split: [read_molecule(f) for f in files[split]] for split in ("train", "validation")
+            }
+        return self._molecules
+
+
 def make_parser(name: str, description: str, defaults: "Settings") -> argparse.ArgumentParser:
     """Make the parser of the sub-command `name`, whose help shows the default settings."""
     p = argparse.ArgumentParser(f"deepemhancer {name}", description=description)
@@ -169,8 +161,15 @@ def make_parser(name: str, description: str, defaults: "Settings") -> argparse.A
         metavar="DIR",
         help="atomic models (PDB, mmCIF, .gz), from which half maps are simulated on the fly; "
         "index.tsv with columns file and split (train, validation, test) if there is one, else a "
-        "tenth of the files is held out",
+        "tenth of the files is held out, related proteins together where MMseqs2 is installed",
     )
+    if name == "train":
+        data.add_argument(
+            "--recipe",
+            metavar="NAME|FILE",
+            help="train by a recipe: tightTarget, wideTarget, highRes, masked, or a TOML file; "
+            "--minutes then pauses, and the same command goes on",
+        )
     data.add_argument(
         "--pairs",
         metavar="TABLE",
@@ -189,9 +188,9 @@ def make_parser(name: str, description: str, defaults: "Settings") -> argparse.A
     data.add_argument(
         "--correlation",
         type=float,
-        default=0.4,
+        default=0.6,
         metavar="CC",
-        help="of map and model, under which a pair is left out (default: %(default)s)",
+        help="CC_mask of map and model, under which a pair is left out (default: %(default)s)",
     )
     data.add_argument(
         "--modelB",
@@ -226,9 +225,9 @@ def make_parser(name: str, description: str, defaults: "Settings") -> argparse.A
         metavar="FILE|NAME",
         help="weights to start from instead of random ones: a file, or the name of embedded ones",
     )
-    for flag in FLAGS:
+    for flag in OPTIONS:
         p.add_argument(f"--{flag.name}", type=flag.kind, help=flag.help, choices=flag.choices)
-    values = {flag.name: getattr(defaults, flag.setting) for flag in FLAGS}
+    values = {flag.name: getattr(defaults, flag.setting) for flag in OPTIONS}
     values["edges"] = ",".join(map(str, defaults.edges))
     p.epilog = "defaults: " + ", ".join(f"--{flag} {value}" for flag, value in values.items())
     return p
@@ -240,37 +239,16 @@ def _check(name: str, a: argparse.Namespace) -> None:
             f"deepemhancer {name}: --structures DIR or --pairs TABLE is needed: "
             "there is nothing to train on"
         )
-    for flag in FLAGS:
-        value = getattr(a, flag.name)
-        if value is None:
-            continue
-        if flag.least is not None and not value >= flag.least:
-            raise InputError(f"--{flag.name} {value}: at least {flag.least} is needed")
-        if flag.fraction and value > 1:
-            raise InputError(f"--{flag.name} {value:g}: a fraction from 0 to 1 is right")
+    for option in OPTIONS:
+        value = getattr(a, option.name)
+        fault = None if value is None else option.check(value)
+        if fault:
+            raise InputError(f"--{option.name} {value}: {fault}")
     if not 0 < a.pairShare < 1:
         raise InputError(
             f"--pairShare {a.pairShare:g}: between 0 and 1 is right; "
             "leave out --structures or --pairs for all of the other"
         )
-
-
-def find_weights(given: str | None) -> Path | None:
-    """Find a file of weights by its path, or by the name of embedded ones.
-
-    Raises:
-        InputError: there is none.
-    """
-    from deepemhancer_plugin.core.weights.embedded import FOLDER
-
-    if given is None or Path(given).is_file():
-        return None if given is None else Path(given)
-    if "/" not in given and (FOLDER / f"{given}.npz").is_file():
-        return FOLDER / f"{given}.npz"
-    names = ", ".join(sorted(f.stem for f in FOLDER.glob("*.npz")))
-    raise InputError(
-        f"--start {given}: no such file, and no embedded weights of that name ({names})"
-    )
 
 
 def make_settings(a: argparse.Namespace, start: Path | None, changes: dict[str, Any]) -> "Settings":
@@ -284,76 +262,33 @@ def make_settings(a: argparse.Namespace, start: Path | None, changes: dict[str, 
     Raises:
         InputError: arguments that are wrong or do not fit each other.
     """
-    from deepemhancer_plugin.core.training.train import PUBLISHED_SETTINGS, Settings
+    from deepemhancer_plugin.core.training import recipe
 
-    base = _base_architecture(a.network, start)
-    architecture = _change_architecture(base, a.architecture, start)
-    if a.masked:  # weights for maps that are normalised by their noise are a good start
-        architecture = replace(architecture, normalization="mask")
-    chosen = dict(PUBLISHED_SETTINGS) if base.kind == "published" else {}
-    if base.prediction == "mean":
-        chosen |= MEAN
-    given = {flag.setting: getattr(a, flag.name) for flag in FLAGS}
-    chosen |= changes | {name: value for name, value in given.items() if value is not None}
+    given = {option.setting: getattr(a, option.name) for option in OPTIONS}
+    values = changes | {name: value for name, value in given.items() if value is not None}
     if a.edges is not None:
-        chosen["edges"] = _read_edges(a.edges)
-    settings = Settings(**chosen | {"architecture": architecture})
-    prediction: Literal["mean", "median"] = (
-        "mean" if settings.square_weight > settings.absolute_weight else "median"
-    )
-    for edge in settings.edges:
-        if edge % architecture.stride:
-            raise InputError(
-                f"--edges {a.edges}: {edge} is no multiple of {architecture.stride}, "
-                "as this network needs it"
-            )
-    return replace(settings, architecture=replace(architecture, prediction=prediction))
+        values["edges"] = _read_edges(a.edges)
+    differences = _read_architecture(a.architecture)
+    architecture = recipe.choose_network(start, a.network, differences, a.masked)
+    return recipe.make_settings(values, architecture)
 
 
-def _base_architecture(network: str | None, start: Path | None) -> "Architecture":
-    """The architecture of the weights to start from, or of a kind of network."""
-    from deepemhancer_plugin.core.weights.networks import (
-        PUBLISHED,
-        Architecture,
-        load_architecture,
-    )
-
-    if start is None:
-        return PUBLISHED if network == "published" else Architecture()
-    architecture = load_architecture(start)
-    if network and network != architecture.kind:
-        raise InputError(
-            f"--start {start}: weights of the {architecture.kind} network; "
-            f"leave out --network {network}, or give other weights"
-        )
-    return architecture
-
-
-def _change_architecture(
-    architecture: "Architecture", text: str | None, start: Path | None
-) -> "Architecture":
-    """The architecture with the changes that the JSON text of --architecture asks for."""
-    from deepemhancer_plugin.core.weights.networks import Architecture
-
-    if text is None:
-        return architecture
+def _read_architecture(text: str | None) -> dict[str, Any]:
+    """The changes that the JSON text of --architecture asks for."""
     try:
-        changed = Architecture.from_dict(architecture.to_dict() | json.loads(text))
-    except (ValueError, TypeError, LookupError) as error:
+        changes = json.loads(text or "{}")
+    except ValueError as error:
         raise InputError(
             f'--architecture {text}: {error}; JSON like \'{{"norm": "group"}}\' is right'
         ) from error
-    if start and changed != architecture:
-        raise InputError(
-            f"--start {start}: weights of another network than --architecture {text} asks for; "
-            "leave out one of them"
-        )
-    return changed
+    if not isinstance(changes, dict):
+        raise InputError(f'--architecture {text}: JSON like \'{{"norm": "group"}}\' is right')
+    return changes
 
 
 def _read_edges(text: str) -> tuple[int, ...]:
     edges = tuple(int(e) for e in text.split(",") if e.strip().isdigit())
-    if not edges or any(e < SMALLEST_EDGE or e % (SMALLEST_EDGE // 2) for e in edges):
+    if not are_edges(edges):
         raise InputError(
             f"--edges {text}: multiples of 16 from 32 on, with commas between, are right"
         )
@@ -369,7 +304,7 @@ def _make_sources(a: argparse.Namespace, settings: "Settings", folder: Path) -> 
 
     kinds = []
     if a.structures:
-        kinds.append(_simulate(Path(a.structures), settings))
+        kinds.append(_simulate(_MoleculeReader(Path(a.structures))(), settings))
     if a.pairs:
         kinds.append(_prepare_pairs(a, settings, folder / "prepared"))
     sources = {}
@@ -380,21 +315,18 @@ def _make_sources(a: argparse.Namespace, settings: "Settings", folder: Path) -> 
     return sources
 
 
-def _simulate(structures: Path, settings: "Settings") -> dict[str, "Source"]:
-    from deepemhancer_plugin.core.simulation import read_molecule
+def _simulate(molecules: dict[str, list["Molecule"]], settings: "Settings") -> dict[str, "Source"]:
     from deepemhancer_plugin.core.training.cubes import Simulation
-    from deepemhancer_plugin.core.training.structures import split_structures
 
-    files = split_structures(structures)
-    log(f"{len(files['train'])} structures to train on, {len(files['validation'])} held out")
     return {
         split: Simulation(
-            [read_molecule(f) for f in files[split]],
+            found,
             settings.task,
             settings.noise_only,
             settings.typical,
+            settings.variety,
         )
-        for split in ("train", "validation")
+        for split, found in molecules.items()
     }
 
 

@@ -22,11 +22,18 @@ from deepemhancer_plugin.core.noise.statistics import noise_from_halves
 from deepemhancer_plugin.core.simulation.molecule import mask_atoms
 from deepemhancer_plugin.core.training.cubes import Task, as_float16
 from deepemhancer_plugin.core.training.table import Entry, choose_entries, read_table
-from deepemhancer_plugin.core.training.target import UnfitPair, fit_model, make_target, place_model
+from deepemhancer_plugin.core.training.target import (
+    FIT_RADIUS,
+    Fit,
+    UnfitPair,
+    fit_model,
+    make_target,
+    place_model,
+)
 from deepemhancer_plugin.core.weights.prepare import network_input, network_input_in_mask
 
-PREPARATION = 2  # number of this preparation; pairs that another one left behind are made anew
-LEAST_CORRELATION = 0.4  # of map and model in the model's mask; below, the model is not the map's
+PREPARATION = 3  # number of this preparation; pairs that another one left behind are made anew
+LEAST_CC_MASK = 0.6  # of map and model, as published; below, the model is not the map's
 MOST_OF_A_GROUP = {"train": 5, "validation": 1}  # maps of related proteins in a split
 ROOM = 40  # A around the molecule that are kept of a larger box
 USERS_MASK = 4.0  # A from the atoms to the edge of a mask like those of users
@@ -52,7 +59,7 @@ class Prepared:
 
 
 def prepare_pair(
-    entry: Entry, task: Task, threshold: float = LEAST_CORRELATION, use_file_b: bool = True
+    entry: Entry, task: Task, threshold: float = LEAST_CC_MASK, use_file_b: bool = True
 ) -> Prepared:
     """Read, check and normalise a pair and make its target.
 
@@ -60,7 +67,7 @@ def prepare_pair(
         entry: one row of the table.
         task: what the network is shown, and the kind of target. "sharp" asks for other maps, and
             is, like "model", the same as "tight" here.
-        threshold: correlation of map and model under which the pair is unfit.
+        threshold: CC_mask of map and model (`measure_cc_mask`) under which the pair is unfit.
         use_file_b: whether to use the model's own B factors where they differ from atom to atom.
             Else one for all is refined.
 
@@ -75,10 +82,9 @@ def prepare_pair(
     molecule = place_model(entry.models[0], first, shape)
     halves = [resample(half.data, shape) for half in (first, second)]
     fit = fit_model(molecule, halves, noise.mean, entry.resolution, use_file_b)
-    if fit.correlation < threshold:
-        raise UnfitPair(
-            f"map and model correlate by {fit.correlation:.2f} only, {threshold:g} is asked for"
-        )
+    cc_mask = measure_cc_mask(fit)
+    if not cc_mask >= threshold:
+        raise UnfitPair(f"CC_mask of map and model is {cc_mask:.2f} only, {threshold:g} is needed")
     mask = masks.read_mask(entry.mask, first) if entry.mask else None
     target = make_target(fit, task.target, None if mask is None else resample(mask, shape))
 
@@ -100,13 +106,26 @@ def prepare_pair(
     box = tuple(map(slice, start, places.max(0) + ROOM + 1))
     volumes = as_float16(np.concatenate([inputs, target[..., None]], axis=-1)[box])
     facts = {
-        "correlation": round(fit.correlation, 3),
+        "cc_mask": round(cc_mask, 3),
+        "correlation": round(fit.correlation, 3),  # at the same radial amplitudes
         "b_factors": fit.source,
         "median_b": round(float(np.median(fit.molecule.b_factors)), 1),
         "noise_std": noise.std,
         "box": list(volumes.shape[:3]),
     }
     return Prepared(volumes, (places - start).astype(np.int16), facts)
+
+
+def measure_cc_mask(fit: Fit) -> float:
+    """Measure the correlation by which pairs are selected.
+
+    It is CC_mask (Afonine et al. 2018, Acta Cryst. D74, 814): Pearson's correlation of the map,
+    with the amplitudes that it has, and the model's map at the map's resolution, over the voxels
+    within `FIT_RADIUS` of an atom. `Fit.correlation` gives the model the map's radial amplitudes
+    first.
+    """
+    inside = mask_atoms(fit.molecule, fit.volume.shape, 1.0, FIT_RADIUS) > 0
+    return float(np.corrcoef(fit.volume[inside], fit.model[inside])[0, 1])
 
 
 @dataclass(frozen=True)
@@ -174,7 +193,7 @@ def prepare_table(
     folder: Path,
     task: Task,
     seed: int = 0,
-    threshold: float = LEAST_CORRELATION,
+    threshold: float = LEAST_CC_MASK,
     use_file_b: bool = True,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Pairs]:

@@ -48,6 +48,40 @@ class Schedule:
         return self.peak * warm * (LOWEST_RATE + (1 - LOWEST_RATE) * cosine)
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """Read how far a training has come from its checkpoint.
+
+    Returns:
+        "step", "minutes", "cubes" that it has seen, and "history".
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return _parse_state(data)
+    except UNREADABLE as error:
+        raise _make_damage_error(path, error) from error
+
+
+def _parse_state(data: Any) -> dict[str, Any]:
+    state = json.loads(str(data["state"]))
+    return {
+        "step": int(state["step"]),
+        "minutes": float(state["minutes"]),
+        "cubes": int(state.get("cubes", 0)),
+        "history": list(state["history"]),
+    }
+
+
+def _make_damage_error(path: Path, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"{path}: a damaged checkpoint ({reason}); remove it to begin anew, "
+        "for example with --start and the weights.npz beside it"
+    )
+
+
 class Run(ABC):
     """A training that can be stopped and resumed.
 
@@ -62,6 +96,8 @@ class Run(ABC):
         schedule: length and learning rate.
         step: steps that were taken, by earlier runs too.
         minutes: that they took.
+        cubes: that they saw, one that was seen twice twice; subclasses count them.
+        facts: what the weights file shall say besides step, minutes, cubes and settings.
         history: an entry (JSON values) for each validation.
     """
 
@@ -80,6 +116,8 @@ class Run(ABC):
         self.schedule = schedule
         self.step = 0
         self.minutes = 0.0
+        self.cubes = 0
+        self.facts: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         if self._checkpoint.exists():
             self._resume()
@@ -110,17 +148,10 @@ class Run(ABC):
         path = self._checkpoint
         try:
             with np.load(path, allow_pickle=False) as data:
-                state = json.loads(str(data["state"]))
-                step = int(state["step"])
-                minutes = float(state["minutes"])
-                history = list(state["history"])
+                state = _parse_state(data)
                 arrays = [data[f"v{i}"] for i in range(len(data.files) - 1)]
         except UNREADABLE as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{path}: a damaged checkpoint ({reason}); remove it to begin anew, "
-                "for example with --start and the weights.npz beside it"
-            ) from error
+            raise _make_damage_error(path, error) from error
         variables = self.variables
         if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
             raise InputError(
@@ -129,18 +160,26 @@ class Run(ABC):
             )
         for variable, values in zip(variables, arrays, strict=True):
             variable.assign(values)
-        self.step, self.minutes, self.history = step, minutes, history
+        self.step, self.minutes = state["step"], state["minutes"]
+        self.cubes, self.history = state["cubes"], state["history"]
 
     def save(self) -> None:
         """Write checkpoint, averaged weights and history; each replaces its predecessor whole."""
-        state = {"step": self.step, "minutes": self.minutes, "history": self.history}
+        state = {
+            "step": self.step,
+            "minutes": self.minutes,
+            "cubes": self.cubes,
+            "history": self.history,
+        }
         arrays: dict[str, Any] = {f"v{i}": np.asarray(v) for i, v in enumerate(self.variables)}
         with replacing(self._checkpoint) as path:
             np.savez(path, state=json.dumps(state), **arrays)
         facts = {
             "step": self.step,
             "minutes": round(self.minutes, 1),
+            "cubes": self.cubes,
             "settings": _finite(asdict(self.settings)),
+            **self.facts,
         }
         with self.averaged():
             self.write_weights(self.folder / "weights.npz", facts)
@@ -166,6 +205,7 @@ class Run(ABC):
         take_step: Callable[[], float],
         validate: Callable[[], dict[str, Any]],
         report: Callable[[dict[str, Any]], None],
+        pause: float = math.inf,
     ) -> None:
         """Train until the steps or minutes are spent, with validations and saving on the way.
 
@@ -175,13 +215,16 @@ class Run(ABC):
                 rate and mean loss.
             report: is called with each new entry of the history. The entry of an end between two
                 validations has the key "end".
+            pause: minutes after which this call ends, to be gone on with later; the learning rate
+                does not depend on them.
 
         Raises:
             FloatingPointError: a loss is not finite.
         """
         started, before = time.monotonic(), self.minutes
         losses: list[float] = []
-        while not self.finished:
+        paused = False
+        while not self.finished and not paused:
             rate = self.learning_rate()
             self.optimizer.learning_rate.assign(rate)
             losses.append(take_step())
@@ -192,7 +235,8 @@ class Run(ABC):
                     f"the loss became {losses[-1]} at step {self.step}; lower the learning rate"
                 )
             regular = self.step % self.schedule.validate_every == 0
-            if not (regular or self.finished):
+            paused = self.minutes - before >= pause
+            if not (regular or self.finished or paused):
                 continue
             entry = {
                 "step": self.step,

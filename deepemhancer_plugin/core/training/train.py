@@ -11,7 +11,7 @@ import numpy as np
 from deepemhancer_plugin.core import devices
 from deepemhancer_plugin.core.backend import import_keras
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.training.cubes import NOISE_ONLY, TYPICAL, Source, Task
+from deepemhancer_plugin.core.training.cubes import NOISE_ONLY, TYPICAL, Source, Task, Variety
 from deepemhancer_plugin.core.training.losses import Loss
 from deepemhancer_plugin.core.training.optimizers import make_optimizer
 from deepemhancer_plugin.core.training.pool import Pool, Prefetch
@@ -61,6 +61,9 @@ class Settings:
         noise_only: share of the simulated volumes that hold nothing but noise.
         typical: share of the simulated volumes under the commonest conditions
             (`simulation.random_conditions`).
+        processed: share of the simulated volumes that other programs processed (`cubes.Variety`).
+        uneven_noise: share of them whose noise differs over the molecule.
+        wide_range: share of them at any resolution from 1.75 to 16 A.
         blur: share of the cubes whose input is blurred (`pool.Pool.draw_batch`).
     """
 
@@ -88,7 +91,19 @@ class Settings:
     target: str = "tight"
     noise_only: float = NOISE_ONLY
     typical: float = TYPICAL
+    processed: float = 0.0
+    uneven_noise: float = 0.0
+    wide_range: float = 0.0
     blur: float = 0.0
+
+    @property
+    def variety(self) -> Variety:
+        """How many of the simulated volumes are as people's maps are."""
+        return Variety(self.processed, self.uneven_noise, self.wide_range)
+
+    def cubes_of(self, edge: int) -> int:
+        """Return how many cubes of that edge make a step."""
+        return max(1, round(self.batch * (min(self.edges) / edge) ** 3))
 
     @property
     def task(self) -> Task:
@@ -131,7 +146,7 @@ def draw_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw inputs and targets of a step, of one of the edges."""
     edge = int(rng.choice(settings.edges))
-    count = max(1, round(settings.batch * (min(settings.edges) / edge) ** 3))
+    count = settings.cubes_of(edge)
     return pool.draw_batch(count, edge, rng, settings.blur)
 
 
@@ -273,6 +288,7 @@ class Trainer(Run):
         pool: Pool,
         validation: tuple[np.ndarray, np.ndarray],
         report: Callable[[dict[str, Any]], None],
+        pause: float = math.inf,
     ) -> None:
         """Train until the settings' steps or minutes are spent.
 
@@ -280,6 +296,7 @@ class Trainer(Run):
             pool: where the cubes come from.
             validation: inputs and targets of `make_validation_set`.
             report: is called with each new entry of the history.
+            pause: minutes after which this call ends, to be gone on with later.
         """
         if self.finished:
             return
@@ -289,6 +306,7 @@ class Trainer(Run):
             nonlocal drawn
             inputs, targets = batches.get()
             drawn += len(inputs)  # of larger edges fewer make a step
+            self.cubes += len(inputs)
             return float(self.models[inputs.shape[1]].train_on_batch(inputs, targets))
 
         def validate() -> dict[str, Any]:
@@ -305,7 +323,7 @@ class Trainer(Run):
             max(1, settings.workers // 4),
         )
         try:
-            self.take_steps(take_step, validate, report)
+            self.take_steps(take_step, validate, report, pause)
         finally:
             batches.close()
 
@@ -341,6 +359,8 @@ def train(
     report: Callable[[dict[str, Any]], None],
     start: str | Path | None = None,
     log: Callable[[str], None] = lambda line: None,
+    facts: dict[str, Any] | None = None,
+    pause: float = math.inf,
 ) -> Trainer:
     """Train a network and keep everything in a folder; go on from what is there already.
 
@@ -352,6 +372,8 @@ def train(
         report: is called with each new entry of the history.
         start: a file of weights to start from instead of random ones.
         log: is called with lines about the device.
+        facts: what the weights file shall say besides step, minutes, cubes and settings.
+        pause: minutes after which this call ends, to be gone on with later.
 
     Raises:
         InputError: as `Trainer`.
@@ -368,7 +390,8 @@ def train(
         validation = make_validation_set(held_out, settings)
         pool.wait(min(settings.pool, 4 * settings.batch))
         trainer = Trainer(settings, folder, start)
+        trainer.facts = facts or {}
         log(f"device: {trainer.device.description} ({trainer.device.why})")
         log(f"precision: {trainer.settings.precision}")
-        trainer.run(pool, validation, report)
+        trainer.run(pool, validation, report, pause)
     return trainer
