@@ -16,6 +16,7 @@ from deepemhancer_plugin.core.simulation import (
     simulate_halves,
 )
 from deepemhancer_plugin.core.simulation.assembly import assemble
+from deepemhancer_plugin.core.simulation.grid import Grid
 from deepemhancer_plugin.core.simulation.molecule import compute_potential, mask_atoms
 
 # Nothing but signal and noise: what has a closed form.
@@ -388,3 +389,21 @@ def test_ligands_of_the_model_are_kept_at_partial_occupancy(structure, molecule)
         simulated.mask[z, y, x].min() > 0.5
         and simulated.target[z, y, x].min() > 3 * np.abs(simulated.target[:10]).max()
     )
+
+
+def test_target_of_a_coarse_map_is_as_coarse(molecule):
+    """The edge of the tight mask would show in it, and holes between large voxels."""
+    at = Conditions(resolution=15.0, sampling_rate=3.5, box=36, b_factor=300.0, sphere=False)
+    made = simulate_halves(molecule, at, 1)
+    power = np.square(np.abs(np.fft.rfftn(made.target)))
+    k = Grid(36, 3.5).k
+    assert power[k > 1.5 / 15].sum() < 0.002 * power.sum()
+    inside = mask_atoms(made.molecule, made.target.shape, 3.5, 3.5) > 0
+    assert np.percentile(made.target[inside], 5) > 0.1 * made.target.max()
+    assert np.corrcoef(made.target.ravel(), make_low_pass(made, k).ravel())[0, 1] > 0.95
+
+
+def make_low_pass(made, k):
+    """The model's map up to 15 A."""
+    spectrum_of_model = np.fft.rfftn(made.model) * (k < 1.1 / 15)
+    return np.fft.irfftn(spectrum_of_model, s=made.model.shape)

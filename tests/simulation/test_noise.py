@@ -39,9 +39,9 @@ def test_local_amplitude_has_the_deviation_that_is_asked_for():
     rng = np.random.default_rng(0)
     logarithm = np.log(compute_local_amplitude(signal, inside, conditions, grid, rng))
     assert logarithm[inside].std() == pytest.approx(0.4, rel=1e-3)
-    assert logarithm[inside].mean() == pytest.approx(0, abs=1e-3)
+    assert abs(logarithm[:3]).max() < 1e-3  # even in the solvent
     steps = np.abs(np.diff(logarithm, axis=0))
-    assert steps.max() < 0.2  # smooth
+    assert steps.max() < 0.3  # smooth, though it ends at the surface
 
 
 def test_local_amplitude_follows_the_density():

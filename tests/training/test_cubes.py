@@ -12,7 +12,14 @@ from deepemhancer_plugin.core.noise.normalization import NoiseStats
 from deepemhancer_plugin.core.noise.statistics import noise_from_map
 from deepemhancer_plugin.core.simulation import Conditions, simulate_halves
 from deepemhancer_plugin.core.training import cubes as cubes_module
-from deepemhancer_plugin.core.training.cubes import Mixed, Task, simulate_cubes, simulate_volume
+from deepemhancer_plugin.core.training.cubes import (
+    Mixed,
+    Task,
+    Variety,
+    simulate_cubes,
+    simulate_volume,
+)
+from deepemhancer_plugin.core.training.processing import Processing
 
 
 def test_a_simulated_map_and_its_cubes(molecule):
@@ -247,3 +254,90 @@ def test_mixed_sources_are_drawn_by_their_share():
     assert set(entries[values == 1]) == set(range(3)) and set(entries[values == 2]) == set(range(7))
     in_turn = [mixed.make_cubes(i, rng, 1, 2)[0].flat[0] for i in range(len(mixed))]
     assert in_turn == [1, 2] * 7  # a validation set sees both
+
+
+def test_variety_that_is_off_changes_nothing(molecule, monkeypatch):
+    """No step is called, and no random number is drawn for it."""
+    plain, off = (np.random.default_rng(3) for _ in range(2))
+    expected = simulate_volume(molecule, plain, (48, 52))
+    for name in ("draw_processing", "process_map", "_process", "_cut_peptide"):
+        monkeypatch.delattr(cubes_module, name)
+    made = simulate_volume(molecule, off, (48, 52), variety=Variety(0.0, 0.0, 0.0))
+    for one, other in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert plain.random() == off.random()
+
+
+@pytest.mark.parametrize("empty", [0.0, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_processed_maps_are_finite_and_empty_ones_ask_for_nothing(molecule, empty, masked):
+    everything = Variety(1.0, 1.0, 0.0)
+    for seed in range(6):
+        rng, task = np.random.default_rng(seed), Task(masked=masked)
+        made = simulate_volume(molecule, rng, (48, 52), task, empty, 0.5, everything)
+        assert made.inputs.shape == (*made.target.shape, 2)
+        assert np.isfinite(made.inputs).all() and np.isfinite(made.target).all()
+        assert np.any(made.target) == (empty == 0)
+
+
+def test_cut_maps_are_smaller_than_the_box_and_padded_to_cubes(molecule, monkeypatch):
+    step = Processing(surrounding="cut", edge=24.0)
+    monkeypatch.setattr(cubes_module, "draw_processing", lambda *_: step)
+    variety = Variety(processed=1.0)
+    made = simulate_volume(molecule, np.random.default_rng(1), (48, 52), Task(), 0, 1, variety)
+    assert max(made.target.shape) <= 24 and made.inputs.shape[:3] == made.target.shape
+    inside = np.all((made.atoms >= 0) & (made.atoms < made.target.shape), axis=1)
+    z, y, x = (
+        np.minimum(np.round(made.atoms[inside]), np.array(made.target.shape) - 1).astype(int).T
+    )
+    assert inside.any() and made.target[z, y, x].mean() > 1.5 * made.target.mean()
+    xs, ys = simulate_cubes(molecule, np.random.default_rng(1), 2, 48, Task(), 0, 1, variety)
+    assert xs.shape[1:4] == ys.shape[1:4] == (48, 48, 48)
+    # The wrapped input comes with the target of what it shows.
+    assert np.corrcoef(xs[..., 1].ravel(), ys[..., 0].ravel())[0, 1] > 0.2
+
+
+def test_processed_maps_show_the_noise_that_use_finds_or_half_or_twice_of_it(molecule, monkeypatch):
+    monkeypatch.setattr(cubes_module, "draw_processing", lambda *_: Processing())
+    seen, found = [], []
+    network_input = cubes_module.network_input
+
+    def show(volume, rate, noise, *others):
+        seen.append(noise.std)
+        return network_input(volume, rate, noise, *others)
+
+    def estimate(volume):
+        found.append(noise_from_map(volume))
+        return found[-1]
+
+    monkeypatch.setattr(cubes_module, "network_input", show)
+    monkeypatch.setattr(cubes_module, "noise_from_map", estimate)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        simulate_volume(molecule, rng, (40, 44), Task(), 0, 1, Variety(processed=1.0))
+    ratio = np.array(seen) / [noise.std for noise in found]
+    right = np.isclose(ratio, 1)
+    assert 5 <= right.sum() < 12 and ((ratio >= 0.5) & (ratio <= 2)).all()
+
+
+def test_a_wide_range_has_peptides_and_uneven_noise_is_asked_for(molecule, monkeypatch):
+    simulate_halves, seen = cubes_module.simulate_halves, []
+
+    def simulate(molecule, conditions, *others, **named):
+        seen.append((len(molecule), conditions))
+        small = replace(conditions, box=32, sampling_rate=1.0, resolution=4.0, symmetry="C1")
+        return simulate_halves(molecule, small, *others, **named)
+
+    monkeypatch.setattr(cubes_module, "simulate_halves", simulate)
+    monkeypatch.setattr(cubes_module, "PEPTIDES", 0.3)
+    monkeypatch.setattr(cubes_module, "PEPTIDE_ATOMS", (150, 300))
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        simulate_volume(molecule, rng, (40, 44), Task(), 0, 0.5, Variety(0.0, 1.0, 1.0))
+    counts, conditions = zip(*seen, strict=True)
+    assert min(counts) < 400 and counts.count(400) > 15
+    assert all(c.noise_growth > 0 for c in conditions)
+    resolutions = [c.resolution for c in conditions]
+    assert min(resolutions) < 2.2 and max(resolutions) > 11
+    # The boxes are as large as asked for in A, whatever the voxels are.
+    assert all(39 <= c.box * c.sampling_rate <= 60 for c in conditions)

@@ -199,10 +199,10 @@ def _draw_wide(
     if resolution > COARSE:
         rate = rng.uniform(1, min(COARSEST_VOXEL, 0.3 * resolution))
         b_factor = rng.uniform(*COARSE_B_FACTORS)
-    edge = conditions.box and conditions.box * conditions.sampling_rate
-    if edge and rate <= FINE_VOXEL:
-        edge = box[0]
-    voxels = edge and fft.next_fast_len(math.ceil(edge / rate))
+    voxels = None
+    if conditions.box:
+        edge = box[0] if rate <= FINE_VOXEL else conditions.box * conditions.sampling_rate
+        voxels = fft.next_fast_len(math.ceil(edge / rate))
     return replace(
         conditions, resolution=resolution, sampling_rate=rate, b_factor=b_factor, box=voxels
     )

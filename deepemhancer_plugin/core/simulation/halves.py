@@ -8,7 +8,7 @@ import numpy as np
 
 from deepemhancer_plugin.core.maps.filters import distance_from_centre, raised_cosine
 from deepemhancer_plugin.core.maps.mrc import new_map, write_map
-from deepemhancer_plugin.core.simulation.conditions import Conditions
+from deepemhancer_plugin.core.simulation.conditions import COARSE, Conditions
 from deepemhancer_plugin.core.simulation.grid import Grid
 from deepemhancer_plugin.core.simulation.micelle import make_micelle
 from deepemhancer_plugin.core.simulation.molecule import Molecule, compute_potential, mask_atoms
@@ -26,6 +26,7 @@ WIDE_RADIUS = 7.4  # A, the same for the wide mask
 HULL_RADIUS = 3.5  # A, for the volume that the molecule takes from the solvent
 TIGHT_EDGE = 1.5  # A that masks are smoothed to
 WIDE_EDGE = 6.0
+COARSE_MASK = 0.4  # radius and edge of the target's mask relative to a coarse map's resolution
 SOLVENT_EDGE = 5.0
 MODEL_START, MODEL_END = 0.42, 0.5  # 1/voxel, where a model's map fades out so as not to ring
 
@@ -133,7 +134,9 @@ def simulate_halves(
         ideal = compute_potential(ordered, grid.shape, grid.rate, workers)
     if belt is not None and target == "wide":
         ideal = ideal + grid.forward(belt)
-    wanted = _make_target(ideal, tight, sphere, atoms, target, conditions, grid)
+    wanted = _make_target(
+        ideal, _mask_target(atoms, tight, conditions, grid), sphere, atoms, target, conditions, grid
+    )
     model_map = grid.back(
         model * raised_cosine(grid.k, MODEL_START / grid.rate, MODEL_END / grid.rate)
     )
@@ -157,6 +160,16 @@ def simulate_halves(
 def _mask_softly(atoms: Molecule, radius: float, edge: float, grid: Grid) -> np.ndarray:
     """Mask (z, y, x) of what lies within `radius` A of an atom, smoothed to `edge` A."""
     return grid.smooth(mask_atoms(atoms, grid.shape, grid.rate, radius), edge)
+
+
+def _mask_target(
+    atoms: Molecule, tight: np.ndarray, conditions: Conditions, grid: Grid
+) -> np.ndarray:
+    """Mask (z, y, x) of the target: the tight one, or one whose edge suits a coarse map."""
+    if conditions.resolution <= COARSE:
+        return tight
+    length = COARSE_MASK * conditions.resolution
+    return np.asarray(np.clip(_mask_softly(atoms, length, length, grid), 0, 1))
 
 
 def _add_solvent_and_micelle(

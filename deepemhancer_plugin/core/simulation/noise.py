@@ -93,7 +93,7 @@ def compute_local_amplitude(
     """Compute how strong uneven noise is at each voxel (z, y, x), in any unit.
 
     Its logarithm is a sum of the smoothed density and a smooth random field, both with a standard
-    deviation of 1 inside the molecule before they are weighted.
+    deviation of 1 inside the molecule before they are weighted. Far from the molecule it is even.
 
     Args:
         signal: half spectrum of the molecule in its surroundings.
@@ -106,6 +106,9 @@ def compute_local_amplitude(
     density = np.clip(_standardise(density, inside), *DENSITY_LIMITS)
     white = grid.forward(rng.standard_normal(grid.shape, np.float32))
     field = _standardise(grid.back(white * _smooth_by(FIELD_SIGMA, grid)), inside)
+    # Noise of the solvent is even, in real maps too.
+    field *= grid.back(grid.forward(inside.astype(np.float32)) * _smooth_by(DENSITY_SIGMA, grid))
+    field /= max(float(field[inside].std()), 1e-30)
     weight = conditions.noise_follows
     exponent = weight * density + np.sqrt(1 - weight**2) * field
     return np.asarray(np.exp(np.float32(conditions.noise_growth) * exponent), np.float32)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy import fft
 
+from deepemhancer_plugin.core.enhancement.windows import pad_to_tile
 from deepemhancer_plugin.core.errors import MapWarning
 from deepemhancer_plugin.core.maps.resampling import resample, resampled_shape
 from deepemhancer_plugin.core.noise.directions import measure_views
@@ -21,7 +22,9 @@ from deepemhancer_plugin.core.simulation import (
     random_conditions,
     simulate_halves,
 )
+from deepemhancer_plugin.core.simulation.conditions import FINE_VOXEL
 from deepemhancer_plugin.core.simulation.molecule import mask_atoms
+from deepemhancer_plugin.core.training.processing import draw_processing, process_map
 from deepemhancer_plugin.core.weights.networks import Architecture
 from deepemhancer_plugin.core.weights.prepare import network_input, network_input_in_mask
 
@@ -30,7 +33,12 @@ NOISE_ONLY = 0.10  # hold nothing but noise
 TYPICAL = 0.5  # are made under the commonest conditions
 SINGLE_MAP = 0.2  # have their noise estimated as that of a single map is,
 SINGLE_MAP_OF_NOISE = 0.7  # and of those without a molecule
+WRONG_NOISE = 0.3  # of the processed ones have a noise level that is wrong
+WRONG_BY = 2.0  # times at most, up or down
+PEPTIDES = 0.1  # of the volumes of a wide range hold a piece of the molecule alone
+PEPTIDE_ATOMS = 150, 1000
 
+LEAST_NOISE = 1e-5  # of a map's deviation: the emptiest maps allow no estimate
 NOISE_EXPONENTS = (-2.5, 1.2)  # lowest and highest, of the amplitude's growth with frequency
 NOISE_B_FACTOR = 300  # A^2, the largest of a volume of noise
 NEAR_MOLECULE = 0.75  # of the cubes lie about an atom, the rest anywhere in the box
@@ -67,6 +75,21 @@ class Task:
         return cls(architecture.channels, architecture.compressed, masked, target)
 
 
+@dataclass(frozen=True)
+class Variety:
+    """How many of the simulated volumes are as people's maps are, as fractions.
+
+    Attributes:
+        processed: single maps that went through other programs (`processing.draw_processing`).
+        uneven: noise that differs over the molecule (`simulation.random_conditions`).
+        wide: any resolution from 1.75 to 16 A, and peptides.
+    """
+
+    processed: float = 0.0
+    uneven: float = 0.0
+    wide: float = 0.0
+
+
 class Source(Protocol):
     """A number of entries (molecules, pairs of half maps) that cubes are made of."""
 
@@ -95,12 +118,14 @@ class Simulation:
         task: what the network is shown and asked.
         noise_only: fraction of the volumes without any molecule.
         typical: fraction of the volumes under the commonest conditions.
+        variety: fractions of the volumes that are as people's maps are.
     """
 
     molecules: Sequence[Molecule]
     task: Task = Task()
     noise_only: float = NOISE_ONLY
     typical: float = TYPICAL
+    variety: Variety = Variety()
 
     def __len__(self) -> int:
         return len(self.molecules)
@@ -113,8 +138,16 @@ class Simulation:
         self, entry: int, rng: np.random.Generator, count: int, edge: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Make cubes of one simulated map of the molecule (see `Source`)."""
-        molecule = self.molecules[entry]
-        return simulate_cubes(molecule, rng, count, edge, self.task, self.noise_only, self.typical)
+        return simulate_cubes(
+            self.molecules[entry],
+            rng,
+            count,
+            edge,
+            self.task,
+            self.noise_only,
+            self.typical,
+            self.variety,
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +201,7 @@ def simulate_volume(
     task: Task = Task(),
     noise_only: float = NOISE_ONLY,
     typical: float = TYPICAL,
+    variety: Variety = Variety(),
 ) -> Volume:
     """Simulate half maps of a molecule, or of nothing but noise, and their target.
 
@@ -178,8 +212,13 @@ def simulate_volume(
         task: what the network is shown and asked.
         noise_only: probability of nothing but noise.
         typical: probability of the commonest conditions.
+        variety: probabilities of what people's maps are like. A processed map may be smaller than
+            the box.
     """
-    conditions = _draw_conditions(rng, box, task, typical)
+    wide = _draw(rng, variety.wide)
+    conditions = _draw_conditions(rng, box, task, typical, _draw(rng, variety.uneven), wide)
+    if wide and rng.random() < PEPTIDES:
+        molecule = _cut_peptide(molecule, rng)
     empty = bool(rng.random() < noise_only)
     if empty:
         exponent = rng.uniform(*NOISE_EXPONENTS)
@@ -187,6 +226,8 @@ def simulate_volume(
         conditions = replace(conditions, noise_exponent=exponent, b_factor=b_factor)
     seed = int(rng.integers(2**31))
     simulated = simulate_halves(molecule, conditions, seed, target=task.target)
+    if _draw(rng, variety.processed):
+        return _process(simulated, conditions, empty, task, rng)
     shape = resampled_shape(simulated.target.shape, simulated.sampling_rate)
     inputs = _make_inputs(simulated, empty, task, rng)
     target = resample(np.zeros_like(simulated.target) if empty else simulated.target, shape, 1)
@@ -195,13 +236,32 @@ def simulate_volume(
     return Volume(inputs, target, atoms)
 
 
+def _draw(rng: np.random.Generator, probability: float) -> bool:
+    """Whether it happens; what never happens draws nothing, so that all else stays as it was."""
+    return probability > 0 and bool(rng.random() < probability)
+
+
+def _cut_peptide(molecule: Molecule, rng: np.random.Generator) -> Molecule:
+    """Cut a short run of atoms out of a molecule."""
+    count = int(np.exp(rng.uniform(*np.log(PEPTIDE_ATOMS))))
+    start = int(rng.integers(max(1, len(molecule) - count + 1)))
+    return molecule[start : start + count]
+
+
 def _draw_conditions(
-    rng: np.random.Generator, box: tuple[int, int], task: Task, typical: float
+    rng: np.random.Generator,
+    box: tuple[int, int],
+    task: Task,
+    typical: float,
+    uneven: bool,
+    wide: bool,
 ) -> Conditions:
-    conditions = random_conditions(rng, box)
+    conditions = random_conditions(rng, box, uneven=uneven, wide=wide)
     if rng.random() < typical:
-        edge = fft.next_fast_len(int(rng.integers(box[0], box[1] + 1)))
-        conditions = replace(random_conditions(rng, typical=True), box=edge)
+        plain = random_conditions(rng, box, typical=True, uneven=uneven, wide=wide)
+        fine = plain.sampling_rate <= FINE_VOXEL
+        edge = box[0] if fine else rng.integers(box[0], box[1] + 1)
+        conditions = replace(plain, box=fft.next_fast_len(math.ceil(edge / plain.sampling_rate)))
     return _draw_sharp(conditions, rng) if task.target == "sharp" else conditions
 
 
@@ -213,6 +273,49 @@ def _draw_sharp(conditions: Conditions, rng: np.random.Generator) -> Conditions:
         math.ceil(conditions.box * conditions.sampling_rate / rate)
     )
     return replace(conditions, resolution=resolution, sampling_rate=rate, box=box, low_pass=None)
+
+
+def _process(
+    simulated: Simulated, conditions: Conditions, empty: bool, task: Task, rng: np.random.Generator
+) -> Volume:
+    """Make a volume of a map that went through other programs, all alone."""
+    rate = simulated.sampling_rate
+    sign = -1 if empty else 1
+    mean = (simulated.half1 + sign * simulated.half2) / 2
+    processing = draw_processing(rng, conditions.resolution, conditions.b_factor, rate)
+    volume, target, box = process_map(simulated, mean, processing, rng)
+    left = volume[volume != 0]
+    if left.size == 0 or np.ptp(left) == 0:  # what a mask or FSC weights may leave of noise
+        processing = replace(processing, surrounding="whole", weighted=False)
+        volume, target, box = process_map(simulated, mean, processing, rng)
+    if task.masked:
+        users = mask_atoms(simulated.molecule, mean.shape, rate, rng.uniform(*USERS_MASKS))[box]
+        inside = users > 0
+        # Next to nothing may be left of the user's mask in a zone about something else.
+        if not inside.any() or np.ptp(np.percentile(volume[inside], (10, 95))) == 0:
+            inside = volume != 0
+        inputs = network_input_in_mask(volume, rate, inside, task.channels, task.compress, None, 1)
+    else:
+        noise = _estimate_noise_of_processed(volume, rng)
+        inputs = network_input(volume, rate, noise, task.channels, task.compress, None, 1)
+    shape = inputs.shape[:3]
+    target = resample(np.zeros_like(target) if empty else target, shape, 1)
+    start = np.array([part.start for part in box])
+    atoms = (simulated.molecule.positions[:, ::-1] / rate - start) * shape / volume.shape
+    return Volume(inputs, target, atoms)
+
+
+def _estimate_noise_of_processed(volume: np.ndarray, rng: np.random.Generator) -> NoiseStats:
+    """The noise that a user's map shows, or half or twice of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MapWarning)
+        noise = noise_from_map(volume)
+    least = LEAST_NOISE * float(volume.std())
+    # Not a number is neither.
+    std = noise.std if noise.std > least else least
+    mean = noise.mean if np.isfinite(noise.mean) else 0.0
+    factor = WRONG_BY ** rng.uniform(-1, 1) if rng.random() < WRONG_NOISE else 1.0
+    return NoiseStats(mean, factor * std, noise.source)
 
 
 def _make_inputs(
@@ -260,6 +363,7 @@ def simulate_cubes(
     task: Task = Task(),
     noise_only: float = NOISE_ONLY,
     typical: float = TYPICAL,
+    variety: Variety = Variety(),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut cubes out of one simulated map.
 
@@ -271,13 +375,15 @@ def simulate_cubes(
         task: what the network is shown and asked.
         noise_only: probability of nothing but noise.
         typical: probability of the commonest conditions.
+        variety: probabilities of what people's maps are like.
 
     Returns:
         Inputs (count, edge, edge, edge, channels) and targets (count, edge, edge, edge, 1),
         float16.
     """
     box = (max(96, edge), max(128, edge + 12))
-    volume = simulate_volume(molecule, rng, box, task, noise_only, typical)
+    volume = simulate_volume(molecule, rng, box, task, noise_only, typical, variety)
+    volume = _pad(volume, edge)
     room = np.array(volume.target.shape) - edge
     inputs, targets = [], []
     for _ in range(count):
@@ -290,6 +396,14 @@ def simulate_cubes(
         inputs.append(volume.inputs[index])
         targets.append(volume.target[index][..., None])
     return as_float16(np.stack(inputs)), as_float16(np.stack(targets))
+
+
+def _pad(volume: Volume, edge: int) -> Volume:
+    """Pad a volume to at least a cube, as enhancement pads a map to a window."""
+    inputs, inside = pad_to_tile(volume.inputs, edge)
+    # The target repeats with the input.
+    target, _ = pad_to_tile(volume.target, edge)
+    return Volume(inputs, target, volume.atoms + [part.start for part in inside])
 
 
 def as_float16(values: np.ndarray) -> np.ndarray:
