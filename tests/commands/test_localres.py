@@ -28,6 +28,7 @@ def files(tmp_path_factory):
         ("moved1", halves[0], elsewhere),
         ("moved2", halves[1], elsewhere),
         ("mask", inside.astype(np.float32), here),
+        ("far", inside.astype(np.float32), (900, -20, 30)),
         ("small1", small[0], here),
         ("small2", small[1], here),
     ):
@@ -80,7 +81,7 @@ HALVES = ("half1.mrc", "half2.mrc")
         ({"map": "missing.mrc"}, "no such file"),
         ({"-o": "map.mrc"}, "the same file"),
         ({"-o": "nowhere/out.mrc"}, "no folder"),
-        ({"--mask": "small1.mrc"}, "box"),
+        ({"--mask": "far.mrc"}, "does not overlap"),
         ({"--network": "3.0"}, "auto, 1.0, 0.5"),
         ({"--halves": ("half1.mrc", "half1.mrc")}, "same map"),
         ({"--halves": ("small1.mrc", "small2.mrc")}, "box"),
