@@ -1,10 +1,11 @@
-"""Official-size network on a 128^3 map: useful windows per second against the plain way, both in one run.
+"""Official-size network on a 128^3 map: useful windows per second, ours against the plain way.
 
-The plain way is that of the original program: a Keras model of ordinary layers, `predict_on_batch` on batches of 8 in float32,
-each row of windows filled up to whole batches with repeated cubes (6 windows a row after its padding, so 8 are computed). Ours
-computes each window once. The sides alternate, and each side's best counts, so that other work on the machine weighs on none of
-them. CPU time is reported as well, which hardly depends on what else runs. The weights are random: what matters for the speed is
-their shape.
+The plain way is that of the original program: a Keras model of ordinary layers, `predict_on_batch`
+on batches of 8 in float32, each row of windows filled up to whole batches with repeated cubes. A
+row has 6 windows after the original's padding, so 8 are computed. Ours computes each window once.
+The sides alternate in one run and each side's best counts, so that other work on the machine
+weighs on neither. CPU time is reported as well. The weights are random: their shape decides the
+speed.
 
     python benchmarks/official_windows.py --output docs/benchmarks/official_windows.md
 """
@@ -84,7 +85,7 @@ def plain_model(nodes):
 
 
 def ball_in_noise():
-    """Noise of standard deviation 0.1 and, in the middle, density of about 1: what the network gets after normalisation."""
+    """A normalised map: noise of standard deviation 0.1, density of about 1 in the middle."""
     rng = np.random.default_rng(0)
     z, y, x = np.indices((BOX,) * 3) - BOX / 2
     density = (np.sqrt(z**2 + y**2 + x**2) < 36) * (
@@ -169,14 +170,16 @@ def main():
             error = np.abs(maps[name] - exact) / np.ptp(exact)
             differences = f"{error.max():.1e}", f"{np.sqrt((error**2).mean()):.1e}"
         lines.append(
-            f"| {'plain, float32, batches of 8' if name == 'plain' else 'ours, ' + name} | {wall:.3f} | {1 / wall:.2f} "
-            f"| {best['plain'][0] / wall:.2f} | {best['plain'][1] / cpu:.2f} | {differences[0]} | {differences[1]} |"
+            f"| {'plain, float32, batches of 8' if name == 'plain' else 'ours, ' + name} "
+            f"| {wall:.3f} | {1 / wall:.2f} | {best['plain'][0] / wall:.2f} "
+            f"| {best['plain'][1] / cpu:.2f} | {differences[0]} | {differences[1]} |"
         )
     computed = len(filled) / len(row)
     lines += [
         "",
-        f"{len(row)} useful of {len(filled)} windows computed in the plain way: {computed:.2f} of the factor is that. "
-        f"Differences of the averaged maps in a box of {arguments.difference_box}^3, stride {stride}, to ours in float32. "
+        f"{len(row)} useful of {len(filled)} windows computed in the plain way: {computed:.2f} of "
+        "the factor is that. Differences of the averaged maps in a box of "
+        f"{arguments.difference_box}^3, stride {stride}, to ours in float32. "
         f"TensorFlow {tf.__version__}, {os.cpu_count()} cores, {platform.machine()}.",
     ]
     table = "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Raised amplitudes and the share of the data: the tables, what is left alone, and a map whose truth is known."""
+"""Restored amplitudes and blended data: the tables, and a map whose truth is known."""
 
 from dataclasses import replace
 
@@ -8,18 +8,18 @@ from scipy import fft, ndimage
 from scipy.stats import norm
 
 from deepemhancer_plugin.core.enhancement.amplitudes import (
-    EXPECTED,
-    RATIOS,
-    FREQUENCIES,
-    GAINS,
     BLEND_WITH_MEAN,
     BLEND_WITH_MEDIAN,
+    EXPECTED,
+    FREQUENCIES,
+    GAINS,
+    RATIOS,
+    blend_data,
     compare_amplitudes,
     finish_map,
+    measure_uncertainty,
     restore_amplitudes,
     sees_molecule,
-    measure_uncertainty,
-    blend_data,
 )
 from deepemhancer_plugin.core.maps import filters, spectrum
 from deepemhancer_plugin.core.simulation import Conditions, from_structure, simulate_halves

@@ -13,7 +13,6 @@ from deepemhancer_plugin.core.enhancement.enhance import enhance
 from deepemhancer_plugin.core.enhancement.windows import enhance_windows, window_corners
 from deepemhancer_plugin.core.errors import InputError
 from deepemhancer_plugin.core.weights.embedded import EmbeddedModel, load_embedded, load_file
-
 from deepemhancer_plugin.core.weights.networks import PUBLISHED, build, save_weights
 
 CPU = Devices(["/CPU:0"], [], "cpu", "the CPU", "", False)

@@ -13,9 +13,10 @@ def frequencies(shape, rate):
 
 
 def half_maps(shape, rate, resolution, b_factor=0.0, seed=0):
-    """A random signal that falls off as a B factor lets it, in white noise: the halves' FSC is 0.5 at d = `resolution`.
+    """A random signal that falls off as with a B factor, in white noise.
 
-    The signal-to-noise ratio is exp(2 FALL (1 - (k d)^2)). `resolution` may be a map of a few values, with soft borders between them.
+    The halves' FSC is 0.5 at d = `resolution`: the signal-to-noise ratio is
+    exp(2 FALL (1 - (k d)^2)). `resolution` may be a map of a few values, whose borders are soft.
     """
     rng = np.random.default_rng(seed)
     k = frequencies(shape, rate)

@@ -1,29 +1,24 @@
-"""The embedded network over a map: windows against a slow average, devices, precision, and files of weights."""
+"""The embedded network: windows against a slow average, devices, precision, weights files."""
 
 import itertools
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
-from small_network import SMALL, randomise, small_network
+from small_network import SMALL, small_network
 
-from deepemhancer_plugin.core.devices import Devices
-from deepemhancer_plugin.core.enhancement import enhance
-from deepemhancer_plugin.core.enhancement.windows import enhance_windows, window_corners
+from deepemhancer_plugin.core.enhancement.windows import enhance_windows
 from deepemhancer_plugin.core.errors import InputError
-from deepemhancer_plugin.core.noise.normalization import NoiseStats
 from deepemhancer_plugin.core.weights.embedded import (
     FOLDER,
     EmbeddedModel,
     load_embedded,
     load_file,
 )
-from deepemhancer_plugin.core.weights.networks import PUBLISHED, build, load_weights, save_weights
+from deepemhancer_plugin.core.weights.networks import load_weights, save_weights
 
 TILE, STRIDE = 16, 12
 
@@ -48,7 +43,7 @@ def noise(*shape):
 
 
 def slowly(volume):
-    """Every window through the Keras model, one by one, averaged in float64 with raised-cosine weights."""
+    """Every window through the Keras model, one by one, averaged in float64."""
     starts = [sorted({*range(0, n - TILE + 1, STRIDE), n - TILE}) for n in volume.shape[:3]]
     profile = np.sin(np.pi * (np.arange(TILE) + 0.5) / TILE) ** 2
     weights = np.einsum("i,j,k", profile, profile, profile)
@@ -176,7 +171,8 @@ def test_the_family_differs_a_little_and_the_default_predicts_a_mean():
 def test_a_variant_that_is_not_there_is_refused():
     with pytest.raises(
         InputError,
-        match="no embedded weights named nothingLikeIt: highRes, masked, tightTarget, wideTarget are there",
+        match="no embedded weights named nothingLikeIt: "
+        "highRes, masked, tightTarget, wideTarget are there",
     ):
         load_embedded("nothingLikeIt")
 

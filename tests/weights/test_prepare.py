@@ -46,7 +46,7 @@ def test_arcsinh_is_the_identity_near_zero_and_tames_the_rest():
 
 @pytest.mark.parametrize("blank", [0.0, -7.5])
 def test_blank_outside_is_solvent(volume, blank):
-    """Whatever constant stands outside of the sphere of reconstruction, the network sees zero there and no step at the sphere."""
+    """Whatever constant stands outside of the sphere, the network sees zero there and no step."""
     z, y, x = np.ogrid[:12, :10, :14]
     outside = (z - 6) ** 2 + (y - 5) ** 2 + (x - 7) ** 2 > 20
     masked = np.where(outside, np.float32(blank), volume)

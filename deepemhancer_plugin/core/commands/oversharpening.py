@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
     collect_warnings,
@@ -23,6 +22,7 @@ from deepemhancer_plugin.core.localres.oversharpening import (
     Oversharpening,
     measure_oversharpening,
 )
+from deepemhancer_plugin.version import __version__
 
 OVERSHARPENED = 3  # exit status with --strict
 

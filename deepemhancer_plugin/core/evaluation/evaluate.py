@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from deepemhancer_plugin.version import __version__
 from deepemhancer_plugin.core.errors import InputError, MapWarning
 from deepemhancer_plugin.core.evaluation.halfmaps import HalfMapFsc, half_map_fsc
 from deepemhancer_plugin.core.evaluation.metrics import soft_mask
@@ -35,6 +34,7 @@ from deepemhancer_plugin.core.maps.mrc import (
     check_same_grid,
 )
 from deepemhancer_plugin.core.simulation.molecule import Molecule, read_molecule
+from deepemhancer_plugin.version import __version__
 
 LEAST_CC_MASK = 0.1  # a model that fits worse is taken to lie elsewhere
 LEAST_B_FACTOR_RANGE = 1.0  # A^2; a file with one B factor for all atoms says nothing of order
