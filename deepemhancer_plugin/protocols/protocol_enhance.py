@@ -13,6 +13,7 @@ from pwem.objects import FSC, EMObject, SetOfFSCs, SetOfVolumes, Volume
 from pwem.protocols import ProtAnalysis3D
 from pyworkflow.constants import NEW
 from pyworkflow.exceptions import PyworkflowException
+from pyworkflow.object import Set
 from pyworkflow.protocol.constants import STEPS_PARALLEL
 
 from deepemhancer_plugin.constants import (
@@ -125,33 +126,98 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
         return importDict
 
     def _insertAllSteps(self):
+        self._todo = {}  # Jobs by their keys
+        self._enhancing = {}  # numbers of the steps that enhance them
+        self._added = set()  # keys of the volumes in the output set
+        if self._isGrowing():
+            self._readInputSet()
+        self._insertMapSteps(self._jobs())
+        self._insertOutputStep()
+
+    def _insertMapSteps(self, jobs):
+        """Insert the steps that enhance some maps."""
         # "Continue" runs a step again when one of its arguments was changed, so each step gets
         # all that its result depends on. The maps are looked up once: the steps of a set run in
         # threads, and the set's database belongs to this one.
-        self._todo = {job.key: job for job in self._jobs()}
-        enhanced = []
-        for job in self._todo.values():
+        for job in jobs:
+            self._todo[job.key] = job
             arguments = job.key, job.files, self._maskSource()
             converted = self._insertFunctionStep(
                 self.convertInputStep, *arguments, prerequisites=[], needsGPU=False
             )
-            enhanced.append(
-                self._insertFunctionStep(
-                    self.deepVolPostProStep,
-                    *arguments,
-                    job.volume.getSamplingRate(),
-                    self._options(),
-                    prerequisites=[converted],
-                    needsGPU=self.usesGpu(),
-                )
+            self._enhancing[job.key] = self._insertFunctionStep(
+                self.deepVolPostProStep,
+                *arguments,
+                job.volume.getSamplingRate(),
+                self._options(),
+                prerequisites=[converted],
+                needsGPU=self.usesGpu(),
             )
+
+    def _insertOutputStep(self):
+        """Insert the last step; it waits as long as the input grows."""
         self._insertFunctionStep(
             self.createOutputStep,
             [job.files for job in self._todo.values()],
             self._maskSource(),
-            prerequisites=enhanced,
+            prerequisites=list(self._enhancing.values()),
+            wait=self._isGrowing(),
             needsGPU=False,
         )
+
+    def _stepsCheck(self):
+        # pyworkflow calls this every few seconds, and after a failure once more.
+        if self.isFailed() or not self._steps[-1].isWaiting():
+            return
+        self._readInputSet()
+        jobs = [job for job in self._jobs() if job.key not in self._todo]
+        if jobs or not self._isGrowing():
+            # "Continue" compares the steps by their order, so the last one stays the last.
+            self._steps.pop()
+            self._insertMapSteps(jobs)
+            self._insertOutputStep()
+            self.updateSteps()
+        finished = self._listFinished()
+        if finished:
+            result = self._extendOutput(finished)
+            self._updateOutputSet(Outputs.Volumes.name, result, Set.STREAM_OPEN)
+
+    def _isGrowing(self):
+        """Tell whether the input is a set that gets more volumes."""
+        return self.isSet() and self.inputVolume.get().isStreamOpen()
+
+    def _readInputSet(self):
+        """Read from its file how many volumes the input set has now, and whether it grows."""
+        volumes = self.inputVolume.get()
+        volumes.close()
+        volumes.load()
+        # Before the volumes: none is added once the set is closed.
+        state = volumes.getProperty("_streamState", volumes.getStreamState())
+        volumes.setStreamState(int(state))
+
+    def _listFinished(self):
+        """Return the keys of the volumes that are enhanced and not in the output set yet."""
+        return [
+            key
+            for key, step in self._enhancing.items()
+            if key not in self._added and self._steps[step - 1].isFinished()
+        ]
+
+    def _extendOutput(self, keys):
+        """Return the output set with more volumes; the first ones of a run begin a new set."""
+        if self._added:
+            result = SetOfVolumes(filename=getattr(self, Outputs.Volumes.name).getFileName())
+            result.loadAllProperties()
+            result.enableAppend()
+        else:
+            result = self._createSetOfVolumes()
+            result.copyInfo(self.inputVolume.get())
+        for key in keys:
+            volume = self._makeOutput(self._todo[key])
+            volume.setObjId(int(key))
+            result.append(volume)
+        self._added.update(keys)
+        return result
 
     def convertInputStep(self, key, files, mask):
         """Link MRC files; convert what else pwem can read.
@@ -161,6 +227,10 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
             files: Its maps, each as [index, file name].
             mask: [index, file name, threshold], or None.
         """
+        # A volume that was added during the run has not been looked at yet.
+        errors = self._validateVolume(self._todo[key].volume) if self.isSet() else []
+        if errors:
+            raise PyworkflowException(" ".join(errors))
         pwutils.makePath(self._getTmpPath())
         for location, path in zip(files, self._inputPaths(key, len(files))):
             maps.link_or_convert(*location, path)
@@ -198,19 +268,21 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
 
     def createOutputStep(self, *_):
         """Make the outputs, and say what they were made from."""
-        volumes = [self._makeOutput(job) for job in self._todo.values()]
+        if not self._todo:
+            raise PyworkflowException("*Input volume(s)*: the set was closed, and is empty.")
         if self.isSet():
-            name, result = Outputs.Volumes.name, self._createSetOfVolumes()
-            result.copyInfo(self.inputVolume.get())
-            for key, volume in zip(self._todo, volumes):
-                volume.setObjId(int(key))
-                result.append(volume)
+            name, grown = Outputs.Volumes.name, bool(self._added)
+            result = self._extendOutput(self._listFinished())
         else:
-            name, result = Outputs.Volume.name, volumes[0]
+            name, grown = Outputs.Volume.name, False
+            result = self._makeOutput(*self._todo.values())
         outputs = {name: result}
         curves = self._makeFscs()
         if curves:
             outputs[Outputs.outputFSC.name] = curves
+        if grown:
+            self._updateOutputSet(name, outputs.pop(name), Set.STREAM_CLOSED)
+            result = getattr(self, name)
         self._defineOutputs(**outputs)
         for parameter in self._mapParams():
             self._defineTransformRelation(getattr(self, parameter), result)
@@ -258,8 +330,9 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
         return (json.loads(path.read_text()).get("fsc") or {}) if path.exists() else {}
 
     def countJobs(self):
-        """Return how many maps the run has."""
-        return max(1, self.inputVolume.get().getSize()) if self.isSet() else 1
+        """Return how many maps the run has; of a set that grows, at least as many as threads."""
+        size = self.inputVolume.get().getSize() if self.isSet() else 1
+        return max(1, size, self.getScipionThreads() if self._isGrowing() else 1)
 
     def isSet(self):
         """Tell whether the input is a set of volumes, and so the output."""
@@ -389,9 +462,7 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
         if self.isSet():
             volumes = [volume.clone() for volume in self.inputVolume.get()]
         for volume in volumes:
-            errors += maps.validate_volume(volume)
-            if self.useHalfMapsInsteadVol and not self.separateHalves():
-                errors += maps.validate_half_maps(volume)
+            errors += self._validateVolume(volume)
         if self.separateHalves():
             one, two = volumes
             if maps.get_location(one) == maps.get_location(two):
@@ -399,8 +470,15 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
                     "*Half map 1* and *Half map 2* are the same map: choose the two halves."
                 )
             errors += maps.validate_geometry(one, two, "Half map 1", "Half map 2")
-        if not volumes:
+        if not volumes and not self._isGrowing():
             errors.append("*Input volume(s)*: the set is empty.")
+        return errors
+
+    def _validateVolume(self, volume):
+        """List what is wrong with an input Volume, and with the half maps that are used of it."""
+        errors = maps.validate_volume(volume)
+        if self.useHalfMapsInsteadVol and not self.separateHalves():
+            errors += maps.validate_half_maps(volume)
         return errors
 
     def _validateNormalization(self, mapErrors):
@@ -462,11 +540,6 @@ class ProtDeepEMhancer(ProgramProtocol, ProtAnalysis3D):
             found.append(
                 "*Use half maps?* is No, but the volume has its half maps attached: choose Yes. "
                 "With them the noise is measured, not guessed."
-            )
-        if self.isSet() and self.inputVolume.get().isStreamOpen():
-            found.append(
-                "*Input volume(s)*: the set still grows. The run takes the volumes that it has at "
-                "its start; let it wait for the run that makes them."
             )
         found += advice.warn_about_sampling(rate)
         if self.modelType == MODEL_HIGHRES and self.normalization != NORMALIZATION_MASK:

@@ -1,5 +1,6 @@
 """What the tests share: half maps of a synthetic particle, and a project that imported them."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -119,3 +120,16 @@ class EnhanceTest(BaseTest):
         cls.proj.launchProtocol(prot, wait=True)
         assert prot.isFailed(), prot.getStatusMessage()
         return prot.getErrorMessage()
+
+    @contextlib.contextmanager
+    def insteadOfTheProgram(self, command):
+        """The runs start a shell command in the place of the program."""
+        activation = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION]
+        python = (
+            f'python() {{ case "$1" in *launcher.py) {command};; *) command python "$@";; esac; }}'
+        )
+        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"{activation} && {python}"
+        try:
+            yield
+        finally:
+            os.environ[DEEPEMHANCER_ENV_ACTIVATION] = activation

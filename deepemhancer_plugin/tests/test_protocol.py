@@ -1,6 +1,5 @@
 """The protocol: every kind of input, normalisation and model, wrong inputs, continue, export."""
 
-import contextlib
 import json
 import os
 import shlex
@@ -17,7 +16,6 @@ from pyworkflow.protocol import StepExecutor, ThreadStepExecutor
 from pyworkflow.protocol.constants import MODE_RESTART, MODE_RESUME, STATUS_ABORTED
 
 from deepemhancer_plugin.constants import (
-    DEEPEMHANCER_ENV_ACTIVATION,
     DEEPEMHANCER_MODELS,
     MODEL_HIGHRES,
     MODEL_TIGHT,
@@ -247,16 +245,6 @@ class TestForm(EnhanceTest):
         self.assertIn("half maps attached", self.warnings())
         self.assertEqual(self.warnings(useHalfMapsInsteadVol=True), "")
         self.assertEqual(self.protocol().warnings(), [])  # no input yet
-
-    def test_warns_of_a_set_that_grows(self):
-        folder = self.getOutputPath("growing")
-        os.makedirs(folder, exist_ok=True)
-        for name in "ab":
-            write_map(f"{folder}/{name}.mrc", self.half1)
-        volumes = self.importVolume(f"{folder}/*.mrc")
-        self.assertEqual(self.warnings(inputVolume=volumes), "")
-        volumes.setStreamState(volumes.STREAM_OPEN)
-        self.assertIn("still grows", self.warnings(inputVolume=volumes))
 
     def test_warns_of_coarse_sampling(self):
         coarse = self.importVolume(self.paths[0], rate=3.2)
@@ -509,17 +497,6 @@ class TestEnhance(EnhanceTest):
         self.assertIn(
             "broken.hd5", open(prot.getStdoutLog()).read() + open(prot.getStderrLog()).read()
         )
-
-    @contextlib.contextmanager
-    def insteadOfTheProgram(self, command):
-        """The runs start a shell command in the place of the program."""
-        activation = Plugin._vars[DEEPEMHANCER_ENV_ACTIVATION]
-        python = (
-            f'python() {{ case "$1" in *launcher.py) {command};; *) command python "$@";; esac; }}'
-        )
-        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = f"{activation} && {python}"
-        yield
-        os.environ[DEEPEMHANCER_ENV_ACTIVATION] = activation
 
     def test_killed_run_says_so(self):
         """As the system does when the memory is used up."""
