@@ -39,11 +39,17 @@ def test_what_the_core_logs_is_shown_meanwhile_alone(capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_raised_and_handlers_come_back(number):
-    before = signal.getsignal(number)
-    with pytest.raises(terminal.Stopped) as caught, terminal.raise_on_signals():
-        signal.raise_signal(number)
-    assert caught.value.status == 128 + number
-    assert signal.getsignal(number) is before
+    def before(*_):
+        """A handler of the caller's; under nohup the tests themselves ignore SIGHUP."""
+
+    kept = signal.signal(number, before)
+    try:
+        with pytest.raises(terminal.Stopped) as caught, terminal.raise_on_signals():
+            signal.raise_signal(number)
+        assert caught.value.status == 128 + number
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, kept)
 
 
 def test_hangup_is_ignored_where_the_caller_ignores_it():
