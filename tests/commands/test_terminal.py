@@ -57,6 +57,7 @@ def test_hangup_is_ignored_where_the_caller_ignores_it():
     try:
         with terminal.raise_on_signals():
             signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
