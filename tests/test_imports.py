@@ -116,7 +116,9 @@ def test_topics_know_no_command_line(name):
 
 @pytest.mark.parametrize("name", [name for name in CORE_MODULES if room(name) == "commands"])
 def test_commands_import_no_other_command(name):
-    shared = {f"deepemhancer_plugin.core.commands.{helper}" for helper in ("terminal", "main")}
+    shared = {
+        f"deepemhancer_plugin.core.commands.{helper}" for helper in ("flags", "terminal", "main")
+    }
     commands = {other for other in IMPORTS[name] if other.startswith("deepemhancer_plugin.core.c")}
     assert commands <= shared
 

@@ -249,7 +249,7 @@ def _prepare_cpu(backend: str, cores: int) -> str:
         if cores < _affinity():
             tf.config.threading.set_intra_op_parallelism_threads(cores)
     except RuntimeError:
-        pass  # it has started, with its own number of threads
+        logger.info("TensorFlow had started before: it keeps its own number of threads")
     return "/CPU:0"
 
 

@@ -260,4 +260,4 @@ def test_real_boxes_are_not(path, rate, box):
     make(path, noise((3, 4, box)), voxel=rate)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mrc.read_map(path)
+        assert mrc.read_map(path).sampling_rate == pytest.approx(rate)

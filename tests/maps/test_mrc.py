@@ -602,7 +602,9 @@ def test_arrays_in_any_layout(view):
 def test_arrays_that_may_not_be_written_to():
     given = noise()
     given.flags.writeable = False
-    mrc.as_map(given, 1).data[:] = 0
+    copy = mrc.as_map(given, 1).data
+    copy[:] = 0
+    assert not copy.any() and given.any()
 
 
 def test_int16_does_not_overflow():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deepemhancer_plugin.core import enhance
+from deepemhancer_plugin.core.commands.flags import add_gpus
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
     collect_warnings,
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         default="demo",
         help="where the maps, the report and before_after.png go (default: %(default)s)",
     )
-    p.add_argument("-g", "--gpuIds", dest="gpu")
+    add_gpus(p)
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args(arguments)
     folder = make_folder(a.directory)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from deepemhancer_plugin.core.commands.flags import add_gpus, add_sampling_rate
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
     collect_warnings,
@@ -76,13 +77,7 @@ def _add_files(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write half the bytes, with three digits of each value (MRC mode 12)",
     )
-    p.add_argument(
-        "-s",
-        "--samplingRate",
-        type=float,
-        metavar="A",
-        help="sampling rate in A/voxel, if the header's is wrong or missing",
-    )
+    add_sampling_rate(p)
     p.add_argument(
         "-m",
         "--mask",
@@ -188,14 +183,7 @@ def _add_method(p: argparse.ArgumentParser) -> None:
 
 
 def _add_machine(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "-g",
-        "--gpuIds",
-        dest="gpu",
-        metavar="IDS",
-        help="GPUs, e.g. 0 or 0,1: indices into what CUDA_VISIBLE_DEVICES shows; all; -1: the CPU "
-        "(default: a GPU where there is one)",
-    )
+    add_gpus(p)
     p.add_argument(
         "-b",
         "--batch_size",

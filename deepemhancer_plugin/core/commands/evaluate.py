@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 
+from deepemhancer_plugin.core.commands.flags import add_sampling_rate
 from deepemhancer_plugin.core.commands.terminal import Progress, collect_warnings, log
 from deepemhancer_plugin.core.evaluation.evaluate import Evaluation, evaluate
 from deepemhancer_plugin.core.evaluation.plot import plot_evaluation
@@ -53,13 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--mask", metavar="MASK", help="soft mask, 0-1 (default: made of the model's map)"
     )
-    p.add_argument(
-        "-s",
-        "--samplingRate",
-        type=float,
-        metavar="A",
-        help="sampling rate in A/voxel, if the headers' is wrong or missing",
-    )
+    add_sampling_rate(p)
     p.add_argument(
         "--resolution",
         type=float,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepemhancer_plugin.core.commands.flags import add_gpus, add_sampling_rate
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
     collect_warnings,
@@ -62,20 +63,8 @@ def parser() -> argparse.ArgumentParser:
         help="1.0: 2.5-13 A, sees the map at 1 A/voxel; 0.5: 1.5-6 A; auto: 0.5 where 1.0 finds "
         "the median near its fine end",
     )
-    p.add_argument(
-        "-s",
-        "--samplingRate",
-        type=float,
-        metavar="A",
-        help="sampling rate in A/voxel, if the header's is wrong or missing",
-    )
-    p.add_argument(
-        "-g",
-        "--gpuIds",
-        dest="gpu",
-        metavar="IDS",
-        help="GPUs, e.g. 0 or 0,1; -1: the CPU (default: a GPU where there is one)",
-    )
+    add_sampling_rate(p)
+    add_gpus(p)
     p.add_argument(
         "--report",
         metavar="FILE",

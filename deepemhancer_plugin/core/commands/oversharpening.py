@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from deepemhancer_plugin.core.commands.flags import add_gpus, add_sampling_rate
 from deepemhancer_plugin.core.commands.terminal import (
     Progress,
     collect_warnings,
@@ -88,20 +89,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--strict", action="store_true", help="exit with status 3 where the map is beyond the limit"
     )
-    p.add_argument(
-        "-s",
-        "--samplingRate",
-        type=float,
-        metavar="A",
-        help="sampling rate in A/voxel, if the header's is wrong or missing",
-    )
-    p.add_argument(
-        "-g",
-        "--gpuIds",
-        dest="gpu",
-        metavar="IDS",
-        help="GPUs, e.g. 0 or 0,1; -1: the CPU (default: a GPU where there is one)",
-    )
+    add_sampling_rate(p)
+    add_gpus(p)
     return p
 
 
